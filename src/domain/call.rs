@@ -1,0 +1,311 @@
+//! What comes in and what goes out of a decision: commands, actions, replies.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::hook::Hook;
+use super::ids::{DeploymentId, RunId};
+use super::names::{Revision, StageId};
+use super::record::{About, Ending, Payload};
+
+/// One authenticated call of a source, in the core's words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The hook of the path.
+    pub hook: Hook,
+    /// What the call means.
+    pub says: Says,
+    /// The body, as scripts see it.
+    pub payload: Payload,
+    /// Who and why, where the body says so.
+    pub about: About,
+}
+
+/// What a call means. Each source's adapter translates its dialect into one of these.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Says {
+    /// Flagger's confirm-rollout: the next rollout asks to begin.
+    Opening {
+        /// The checksum that it carries: that of the revision before, after a failure already the new one.
+        under: Option<Revision>,
+        /// What its phase says of the rollout before.
+        before: Before,
+    },
+    /// A gate of the rollout in progress.
+    Forward {
+        /// What is rolled out; without it the open deployment is meant.
+        revision: Option<Revision>,
+    },
+    /// The rollout succeeded.
+    Succeeded {
+        /// What was rolled out.
+        revision: Option<Revision>,
+    },
+    /// The rollout failed.
+    Failed {
+        /// What was rolled out.
+        revision: Option<Revision>,
+    },
+    /// Undo a deployment, whatever became of it; without either, the newest.
+    Undo {
+        /// By its id.
+        deployment: Option<DeploymentId>,
+        /// By its revision.
+        revision: Option<Revision>,
+    },
+    /// Flagger's rollback webhook: shall it roll back?
+    Question {
+        /// The revision in question.
+        revision: Option<Revision>,
+    },
+    /// Flagger's event webhook.
+    Event {
+        /// In one line.
+        message: String,
+        /// What it means.
+        tells: Tells,
+    },
+}
+
+/// What an event of Flagger means for the open deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tells {
+    /// A rollout begins: whatever was going on before is over.
+    Start,
+    /// The analysis begins again for another revision: the one in progress is given up.
+    Restart,
+    /// Nothing that matters here.
+    Other,
+}
+
+/// What Flagger's phase in a confirm-rollout says of the rollout before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Failed.
+    Failed,
+    /// Succeeded or Initialized.
+    Succeeded,
+    /// Waiting: it succeeded if the checksum equals its revision, else it failed.
+    ByChecksum,
+}
+
+/// Something to decide about one stream.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    /// A source called.
+    Call(Call),
+    /// A person asks.
+    Operate {
+        /// About this deployment.
+        deployment: DeploymentId,
+        /// For this.
+        operation: Operation,
+    },
+    /// A slot is there for the next stage of a pass.
+    Granted {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The hook whose pass waits.
+        hook: Hook,
+    },
+    /// A slot is there for the next step of a replay.
+    GrantedReplay {
+        /// The deployment.
+        deployment: DeploymentId,
+    },
+    /// A run's process tree is proven dead, or its wait is over.
+    Finished {
+        /// The run.
+        run: RunId,
+        /// How it ended.
+        ending: Ending,
+        /// The keys that calls wait on right now.
+        waited: Vec<WaitKey>,
+    },
+    /// Every call that waited for a result hung up while it was committed as delivered.
+    Unheard {
+        /// What they had waited for.
+        key: WaitKey,
+    },
+    /// The time between the first yes and the replay is over.
+    SignalTimedOut {
+        /// The deployment.
+        deployment: DeploymentId,
+    },
+    /// Go on with what may go on: after a start, or when something that blocked is over.
+    Resume {
+        /// Whether this is the start of the service: then only what no call will ask for again is resumed.
+        at_start: bool,
+    },
+}
+
+/// What a person can ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Roll back.
+    Rollback {
+        /// Replay at once, without telling the caller first.
+        now: bool,
+    },
+    /// Stop its scripts, then roll back at once.
+    Cancel,
+    /// End it as Abandoned; nothing is replayed.
+    Close,
+    /// Let a held stage, or an undone revision, go on.
+    Release,
+    /// Stop one script.
+    CancelRun(RunId),
+}
+
+/// What the engine does after the facts are durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start a script; the slot that the decision was given goes with it.
+    Start(RunId),
+    /// Kill a script's whole tree.
+    Stop {
+        /// The run.
+        run: RunId,
+        /// Why, for its record.
+        why: String,
+    },
+    /// Finish a WAIT when its time has come.
+    ArmWait {
+        /// The run.
+        run: RunId,
+        /// When.
+        until: Timestamp,
+    },
+    /// Send `SignalTimedOut` then.
+    ArmSignal {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// When.
+        at: Timestamp,
+    },
+    /// Get a slot for a pass, then send `Granted`.
+    Queue {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// The hook.
+        hook: Hook,
+    },
+    /// Get a slot for a replay, before any forward script, then send `GrantedReplay`.
+    QueueReplay {
+        /// The deployment.
+        deployment: DeploymentId,
+    },
+    /// Something that blocked forward stages of this application is over: send `Resume` to its streams.
+    Unblocked,
+}
+
+/// What a call waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WaitKey {
+    /// The verdict of the current pass of a hook.
+    Hook(DeploymentId, Hook),
+    /// The end of a replay.
+    Replay(DeploymentId),
+}
+
+/// What a decision says to whoever asked.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// Nobody asked: a timer, a script's end.
+    Nothing,
+    /// The answer.
+    Answer(Answer),
+    /// The answer comes when this is over.
+    Wait(WaitKey),
+    /// A person's request is taken on.
+    Accepted {
+        /// In one line.
+        message: String,
+    },
+    /// There is no such thing: no pipeline and no open deployment, no such deployment.
+    Unknown {
+        /// In one line, with what to do.
+        message: String,
+    },
+    /// It can't be done in this state.
+    Conflict {
+        /// In one line, with what to do.
+        message: String,
+    },
+    /// The queue is full; nothing was started.
+    Busy {
+        /// In one line.
+        message: String,
+    },
+}
+
+/// The verdict on one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Go on.
+    Approved,
+    /// Stop.
+    Rejected,
+    /// Not known yet.
+    Pending,
+}
+
+impl Verdict {
+    /// As it is written in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Approved => "approved",
+            Self::Rejected => "rejected",
+            Self::Pending => "pending",
+        }
+    }
+}
+
+/// What kind of question an answer answers: sources render the kinds differently.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A gate.
+    Gate,
+    /// A failure report or a request to undo: approved is «undone», pending «still going on».
+    Replay,
+    /// Flagger's question: approved is «yes, roll back».
+    Question,
+    /// An event, or anything else that is only noted.
+    Note,
+}
+
+/// The answer to one call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// What it is about.
+    pub subject: Subject,
+    /// The hook.
+    pub hook: Hook,
+    /// The deployment, where there is one.
+    pub deployment: Option<DeploymentId>,
+    /// In one line: what a person reads.
+    pub message: String,
+    /// The hook's stages, or the replay's steps.
+    pub stages: Vec<StageReport>,
+}
+
+/// Where one stage of an answer stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StageReport {
+    /// The stage.
+    pub id: StageId,
+    /// Its type.
+    pub name: String,
+    /// `Running`, `Succeeded`, …; null when it has not run.
+    pub state: Option<String>,
+    /// Its newest run.
+    pub run: Option<RunId>,
+    /// The exit code, where it has one.
+    pub exit_code: Option<i32>,
+    /// How long it took, in milliseconds, once it is over.
+    pub duration_ms: Option<i64>,
+}

@@ -1,0 +1,17 @@
+//! The pure core: what a deployment is and every rule about it.
+//!
+//! No I/O, no clock, no randomness: time and ids are handed in, records and actions come out.
+
+pub mod answer;
+pub mod call;
+pub mod decide;
+pub mod hook;
+pub mod ids;
+pub mod names;
+pub mod pass;
+pub mod pipeline;
+pub mod record;
+pub mod replay;
+pub mod span;
+pub mod state;
+pub mod summary;

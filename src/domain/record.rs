@@ -1,0 +1,400 @@
+//! What the ledger holds: facts about deployments, in the order in which they were committed.
+//!
+//! A record is never changed. State is a fold over records (`state`), so a new kind of fact is a
+//! new [`Event`]; an old one keeps its shape for ever.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::hook::Hook;
+use super::ids::{DeploymentId, RunId};
+use super::names::{Revision, StageId};
+use super::pipeline::PipelineHash;
+
+/// One fact of a stream, numbered by the ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its place in the stream: 1, 2, 3, … without a gap.
+    pub seq: u64,
+    /// The rest.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// A fact before the ledger has numbered it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fact {
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Who caused it.
+    pub by: Actor,
+    /// The deployment that it is about; none for a fact about the stream as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentId>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Who did it: a caller, a named token, a person, or Stagehook itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Actor(pub String);
+
+impl Actor {
+    /// Stagehook itself: a timer, a recovery, a script's end.
+    pub fn stagehook() -> Self {
+        Self("stagehook".to_owned())
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// A deployment begins; the pipeline is pinned.
+    Opened {
+        /// The hook whose call opened it.
+        hook: Hook,
+        /// What is rolled out, where the caller said so.
+        revision: Option<Revision>,
+        /// The checksum that Flagger's confirm-rollout carried: that of the revision before.
+        under: Option<Revision>,
+        /// The pipeline, by its content.
+        pipeline: PipelineHash,
+        /// What scripts see of who and why.
+        about: About,
+        /// Whether this stream's caller has ever asked the rollback question; carried along so
+        /// that a fold may begin at any deployment.
+        question_asked: bool,
+    },
+    /// The deployment learned which revision it rolls out.
+    RevisionAdopted {
+        /// That revision.
+        revision: Revision,
+    },
+    /// A call that set the stages of a hook going: the beginning of a pass over them.
+    Called {
+        /// Which hook.
+        hook: Hook,
+        /// The pass's number in this deployment and hook: 1, 2, …
+        pass: u32,
+        /// The call's payload.
+        payload: Payload,
+    },
+    /// A run begins. Durable before its process exists.
+    StageStarted {
+        /// The run.
+        run: RunId,
+        /// Its stage.
+        stage: StageId,
+        /// What it runs for.
+        purpose: Purpose,
+        /// For WAIT: when it is over.
+        until: Option<Timestamp>,
+        /// Who alone can say how it ended.
+        owner: Owner,
+    },
+    /// Somebody wants a run ended; the kill comes after this record.
+    StopRequested {
+        /// The run.
+        run: RunId,
+        /// Why, in words.
+        why: String,
+    },
+    /// A run is over: its whole process tree is dead. Durable before any answer that reports it.
+    StageFinished {
+        /// The run.
+        run: RunId,
+        /// How it ended.
+        ending: Ending,
+        /// Whether a call was waiting for it, so that the result counts as delivered.
+        awaited: bool,
+    },
+    /// A result that nobody had waited for was given to a later call.
+    Delivered {
+        /// The hook; `rollback` for the result of a replay.
+        hook: Hook,
+    },
+    /// A result that counted as delivered was not: the caller hung up as it was committed.
+    Undelivered {
+        /// The hook; `rollback` for the result of a replay.
+        hook: Hook,
+    },
+    /// The source said that the rollout succeeded.
+    RolloutSucceeded,
+    /// The source's own end of a deployment that Stagehook had ended by itself was seen.
+    CallerEndSeen,
+    /// A person lets a held or ended deployment go on.
+    Released,
+    /// Flagger asked its rollback question for the first time in this stream.
+    QuestionAsked,
+    /// Flagger's event `New revision detected! Scaling up` was seen: another rollout began, and how
+    /// this one ended was not told.
+    StartNoted,
+    /// Flagger's event `New revision detected! Restarting analysis` was seen.
+    RestartNoted,
+    /// After that a call named this deployment's revision: it came back, and was not given up.
+    RestartOver,
+    /// A rollback was requested, and will be signalled to the caller first.
+    RollbackRequested {
+        /// Why.
+        reason: Reason,
+    },
+    /// The first time that the caller was told yes.
+    RollbackSignalled,
+    /// The replay begins, once every forward script is dead.
+    RollbackStarted {
+        /// Which replay of this deployment: 1, 2, …
+        replay: u32,
+        /// Why.
+        reason: Reason,
+        /// Whether Stagehook decided it, so that further forward calls are rejected until the
+        /// caller's own end is seen.
+        own: bool,
+        /// The payload of the call that reported the failure, where it was a call.
+        payload: Option<Payload>,
+    },
+    /// The deployment is over (again, where a replay or a later post-rollout changed its end).
+    Ended {
+        /// How.
+        state: EndState,
+        /// Why.
+        reason: Option<Reason>,
+        /// The stages that never ran, each with the reason.
+        skipped: Vec<Skipped>,
+    },
+    /// Something that a caller told which changes nothing: a Flagger event, a repeated failure.
+    Noted {
+        /// In one line.
+        message: String,
+    },
+}
+
+/// What scripts see of who started a deployment, and why; empty where the caller did not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct About {
+    /// SR_TRIGGERED_COMMIT_HASH.
+    pub commit_hash: String,
+    /// SR_TRIGGERED_COMMANDER.
+    pub commander: String,
+    /// SR_REPOSITORY_URL.
+    pub repository_url: String,
+    /// SR_SUMMARY.
+    pub summary: String,
+}
+
+/// A call's body, as scripts see it in their event file, and its metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// The body as JSON.
+    pub body: serde_json::Value,
+    /// `metadata` of the body, as text.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// What a run is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+pub enum Purpose {
+    /// A stage of a hook, in one pass over its stages.
+    Forward {
+        /// The hook.
+        hook: Hook,
+        /// The pass.
+        pass: u32,
+    },
+    /// A step of a replay: an executed stage's `onRollback`, or a stage with `hook: rollback`.
+    Rollback {
+        /// The replay.
+        replay: u32,
+    },
+}
+
+/// The process that runs a script: only it can say how the run ended, or whoever took over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The machine.
+    pub instance: String,
+    /// One start of the service on it.
+    pub boot: String,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    /// The state.
+    pub outcome: Outcome,
+    /// The last attempt's exit code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that ended the last attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// In one line: `exit code 3`, `timed out after 5m`, `cancelled: asked by …`.
+    pub message: String,
+    /// The last line that it printed, masked and cut; what a rejection quotes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_line: String,
+    /// The attempts, first to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// What it printed, in numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<OutputDigest>,
+    /// What it left in its outputs file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, String>,
+}
+
+impl Ending {
+    /// An ending without a process: a wait that is over, a script that never started.
+    pub fn plain(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self {
+            outcome,
+            exit_code: None,
+            signal: None,
+            message: message.into(),
+            last_line: String::new(),
+            attempts: Vec::new(),
+            output: None,
+            outputs: BTreeMap::new(),
+        }
+    }
+}
+
+/// One attempt of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// When its process was started.
+    pub started_at: Timestamp,
+    /// When the whole process tree was dead.
+    pub finished_at: Timestamp,
+    /// The exit code, where it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal, where one ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// In one line.
+    pub message: String,
+}
+
+/// The size and hash of a run's masked output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutputDigest {
+    /// All bytes that it printed.
+    pub bytes: u64,
+    /// The bytes that were kept: head and tail. Equal to `bytes` when nothing was cut.
+    pub kept: u64,
+    /// SHA-256, in hex, of the text that was kept (with the mark where it was cut).
+    pub sha256: String,
+}
+
+/// The ends of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It did what it should.
+    Succeeded,
+    /// It ended with a failure, or could not be started.
+    Failed,
+    /// Its time was up.
+    TimedOut,
+    /// Somebody stopped it.
+    Cancelled,
+    /// Stagehook died while it ran: what it did is unknown.
+    Interrupted,
+}
+
+impl Outcome {
+    /// As it is written in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::Failed => "Failed",
+            Self::TimedOut => "TimedOut",
+            Self::Cancelled => "Cancelled",
+            Self::Interrupted => "Interrupted",
+        }
+    }
+}
+
+/// The ends of a deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EndState {
+    /// The rollout succeeded.
+    Succeeded,
+    /// What was executed is undone.
+    RolledBack,
+    /// A rollback script failed.
+    RollbackFailed,
+    /// Over, without our knowing how; nothing was replayed.
+    Abandoned,
+}
+
+impl EndState {
+    /// As it is written in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Succeeded => "Succeeded",
+            Self::RolledBack => "RolledBack",
+            Self::RollbackFailed => "RollbackFailed",
+            Self::Abandoned => "Abandoned",
+        }
+    }
+}
+
+/// Why a deployment is in its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Reason {
+    /// The source reported the failure.
+    Failed,
+    /// A later call of the source shows that its failure report was lost.
+    FailureMissed,
+    /// A later call of the source shows that its success report was lost.
+    SuccessMissed,
+    /// Another revision took its place.
+    Superseded,
+    /// A person requested the rollback.
+    Requested,
+    /// A stage failed in a pipeline with `onFailure: rollback`.
+    StageFailed,
+    /// A person cancelled it.
+    Cancelled,
+    /// A stage after the rollout failed.
+    PostRolloutFailed,
+    /// A person closed it.
+    Closed,
+}
+
+impl Reason {
+    /// As it is written in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Failed => "Failed",
+            Self::FailureMissed => "FailureMissed",
+            Self::SuccessMissed => "SuccessMissed",
+            Self::Superseded => "Superseded",
+            Self::Requested => "Requested",
+            Self::StageFailed => "StageFailed",
+            Self::Cancelled => "Cancelled",
+            Self::PostRolloutFailed => "PostRolloutFailed",
+            Self::Closed => "Closed",
+        }
+    }
+}
+
+/// A stage that never ran in a deployment that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The stage.
+    pub stage: StageId,
+    /// Why, in one line.
+    pub reason: String,
+}

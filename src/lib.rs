@@ -1,0 +1,12 @@
+//! Stagehook: the hook runner of a deployment. See ARCHITECTURE.md for the map.
+//!
+//! The floors, from the ground up; imports go downward only:
+//!
+//! - [`domain`]: what a deployment is and every rule about it; pure
+//! - `config`, `ledger`, `executor`, `source`: settings and pipelines, the durable records, running scripts,
+//!   the callers' dialects
+//! - `engine`: commits what the core decides, then does it
+//! - `http`, `cli`: the service on the wire, the command line
+//! - `app`: the program
+
+pub mod domain;

@@ -1,0 +1,20 @@
+//! The core: its rules as scenarios, and its random histories against a second account of them.
+//!
+//! Nothing here runs a process, opens a socket or reads a clock.
+
+#![expect(clippy::unwrap_used, reason = "a helper that finds nothing is a failed test")]
+
+#[path = "core/deployments.rs"]
+mod deployments;
+#[path = "core/gates.rs"]
+mod gates;
+#[path = "core/histories.rs"]
+mod histories;
+#[path = "core/model.rs"]
+mod model;
+#[path = "core/pipelines.rs"]
+mod pipelines;
+#[path = "core/rollbacks.rs"]
+mod rollbacks;
+#[path = "core/world.rs"]
+mod world;
