@@ -9,4 +9,5 @@
 //! - `http`, `cli`: the service on the wire, the command line
 //! - `app`: the program
 
+pub mod config;
 pub mod domain;

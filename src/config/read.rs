@@ -1,0 +1,439 @@
+//! From the merged tree to [`Settings`], with every fault noted at the place of its value.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::domain::names::Source;
+
+use super::diagnostic::{Diagnostic, Place};
+use super::fields::{Fields, items, text};
+use super::layers::Shape;
+use super::secret::{Secret, SecretRef};
+use super::settings::{
+    ApiToken, Auth, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings,
+};
+use super::yaml::{Node, Value};
+
+use Shape::{Leaf, List, Map};
+
+const SECRET: Shape = Map(&[("fromFile", Leaf), ("fromEnv", Leaf)]);
+const SOURCE: Shape = Map(&[
+    ("enabled", Leaf),
+    ("auth", Map(&[("type", Leaf), ("username", Leaf), ("password", SECRET), ("tokens", List), ("secrets", List)])),
+    ("respondWithin", Leaf),
+    ("maxBody", Leaf),
+    ("status", Map(&[("rejected", Leaf), ("pending", Leaf)])),
+]);
+
+/// Every setting, for the variables.
+pub(super) const SHAPE: Shape = Map(&[
+    ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf)])),
+    ("ledger", Map(&[("url", Leaf)])),
+    ("pipelines", Leaf),
+    ("staleAfter", Leaf),
+    ("rollback", Map(&[("signalTimeout", Leaf)])),
+    (
+        "execution",
+        Map(&[
+            ("maxConcurrent", Leaf),
+            ("queue", Leaf),
+            ("defaultTimeout", Leaf),
+            ("killGrace", Leaf),
+            ("outputLimit", Leaf),
+            ("inheritEnv", List),
+            ("workDir", Leaf),
+        ]),
+    ),
+    ("sources", Map(&[("flagger", SOURCE), ("generic", SOURCE)])),
+    ("api", Map(&[("tokens", List)])),
+    ("log", Map(&[("format", Leaf), ("level", Leaf)])),
+]);
+
+const AUTH: &[(&str, &str)] =
+    &[("none", "none"), ("basic", "basic"), ("bearer", "bearer"), ("hmac-sha256", "hmac-sha256")];
+const SCOPE: &[(&str, Scope)] = &[("read", Scope::Read), ("operate", Scope::Operate)];
+const FORMAT: &[(&str, LogFormat)] = &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// Reads all of it; none when a value is missing or at fault.
+pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Settings> {
+    let mut fields = Fields::of(root, "settings", faults)?;
+    let server = section(&mut fields, "server", faults, server);
+    let ledger = section(&mut fields, "ledger", faults, ledger);
+    let pipelines = path(&mut fields, "pipelines", faults).or_else(|| missing(&fields, "pipelines", faults));
+    let stale_after = fields.span("staleAfter", faults).or_else(|| missing(&fields, "staleAfter", faults));
+    let rollback = section(&mut fields, "rollback", faults, |fields, faults| {
+        Some(Rollback { signal_timeout: required(fields, "signalTimeout", faults, Fields::span)? })
+    });
+    let ledger_path = ledger.as_ref().map(|(ledger, _)| ledger.path.clone());
+    let execution = section(&mut fields, "execution", faults, |fields, faults| execution(fields, ledger_path, faults));
+    let sources = section(&mut fields, "sources", faults, |fields, faults| {
+        let open = match &server {
+            Some((server, at)) if !server.listen.ip().is_loopback() => Some((server.listen, at.clone())),
+            _ => None,
+        };
+        let mut sources = BTreeMap::new();
+        for name in Source::ALL {
+            if let Some(mut fields) = fields.map(name.as_str(), faults) {
+                let settings = source(name, &mut fields, open.as_ref(), faults);
+                fields.finish(&format!("sources.{name}"), faults);
+                if let Some(settings) = settings {
+                    sources.insert(name, settings);
+                }
+            }
+        }
+        Some(sources)
+    });
+    let api_tokens = section(&mut fields, "api", faults, |fields, faults| {
+        Some(unquoted(faults, |faults| api_tokens(fields, faults)))
+    });
+    let log = section(&mut fields, "log", faults, log);
+    fields.finish("the settings", faults);
+    Some(Settings {
+        server: server?.0,
+        ledger: ledger?.0,
+        pipelines: pipelines?,
+        stale_after: stale_after?,
+        rollback: rollback?,
+        execution: execution?,
+        sources: sources?,
+        api_tokens: api_tokens?,
+        log: log?,
+    })
+}
+
+fn section<'n, T>(
+    fields: &mut Fields<'n>,
+    name: &'static str,
+    faults: &mut Vec<Diagnostic>,
+    read: impl FnOnce(&mut Fields<'n>, &mut Vec<Diagnostic>) -> Option<T>,
+) -> Option<T> {
+    let mut section = fields.map(name, faults)?;
+    let value = read(&mut section, faults);
+    section.finish(name, faults);
+    value
+}
+
+type Reader<'n, T> = fn(&mut Fields<'n>, &'static str, &mut Vec<Diagnostic>) -> Option<T>;
+
+fn required<'n, T>(
+    fields: &mut Fields<'n>,
+    name: &'static str,
+    faults: &mut Vec<Diagnostic>,
+    read: Reader<'n, T>,
+) -> Option<T> {
+    read(fields, name, faults).or_else(|| missing(fields, name, faults))
+}
+
+/// Notes that a value is null, which takes its default away; a fault in it has been noted already.
+fn missing<T>(fields: &Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Option<T> {
+    if fields.is_absent(name) {
+        let fault = Diagnostic::error(&fields.place(name), format!("{name} may not be empty"));
+        faults.push(fault.hint("leave it out for its default"));
+    }
+    None
+}
+
+/// Notes that a key of an `auth` is not there. Unlike `missing`, there is no default that it could have.
+fn needed<T>(
+    fields: &Fields<'_>,
+    setting: &str,
+    name: &'static str,
+    example: &str,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<T> {
+    let fault = Diagnostic::error(&fields.at, format!("{setting}.{name} is missing"));
+    faults.push(fault.hint(format!("{name}: {example}")));
+    None
+}
+
+fn server(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Server, Place)> {
+    let listen = fields.get("listen");
+    let address = required(fields, "listen", faults, Fields::text).and_then(|text| {
+        let at = listen.map_or_else(|| fields.at.clone(), |node| node.at.clone());
+        let parsed = text.parse::<SocketAddr>();
+        if parsed.is_err() {
+            let fault =
+                Diagnostic::error(&at, format!("server.listen must be an address and a port, and not {text:?}"));
+            faults.push(fault.hint("127.0.0.1:8080 listens on loopback, 0.0.0.0:8080 everywhere"));
+        }
+        parsed.ok().map(|address| (address, at))
+    });
+    let shutdown_grace = required(fields, "shutdownGrace", faults, Fields::span);
+    let (listen, at) = address?;
+    Some((Server { listen, shutdown_grace: shutdown_grace? }, at))
+}
+
+fn ledger(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Ledger, Place)> {
+    let node = fields.get("url");
+    let url = required(fields, "url", faults, Fields::text)?;
+    let at = node.map_or_else(|| fields.at.clone(), |node| node.at.clone());
+    let path = url.strip_prefix("sqlite://").filter(|path| !path.is_empty() && !path.ends_with('/'));
+    let Some(path) = path.filter(|path| !path.contains(['?', '#'])) else {
+        let fault = Diagnostic::error(&at, "ledger.url must name an SQLite file");
+        faults.push(fault.hint("sqlite://data/stagehook.db, or sqlite:///absolute/path.db"));
+        return None;
+    };
+    let path = at.origin.base.join(path);
+    Some((Ledger { url: url.to_owned(), path }, at))
+}
+
+fn path(fields: &mut Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Option<PathBuf> {
+    let node = fields.get(name)?;
+    text(node, name, faults).map(|text| node.at.origin.base.join(text))
+}
+
+fn execution(fields: &mut Fields<'_>, ledger: Option<PathBuf>, faults: &mut Vec<Diagnostic>) -> Option<Execution> {
+    let max_concurrent =
+        required(fields, "maxConcurrent", faults, |fields, name, faults| fields.number(name, 1..=10_000, faults));
+    let queue = required(fields, "queue", faults, |fields, name, faults| fields.number(name, 0..=1_000_000, faults));
+    let default_timeout = required(fields, "defaultTimeout", faults, Fields::span);
+    let kill_grace = required(fields, "killGrace", faults, Fields::span);
+    let output_limit = required(fields, "outputLimit", faults, size);
+    let mut inherit_env = Vec::new();
+    if let Some(node) = fields.get("inheritEnv") {
+        for item in items(node, "inheritEnv", faults).unwrap_or_default() {
+            inherit_env.extend(text(item, "inheritEnv", faults).map(str::to_owned));
+        }
+    }
+    let beside = ledger.map(|ledger| ledger.parent().unwrap_or(Path::new("")).join("work"));
+    let work_dir = path(fields, "workDir", faults).or(beside);
+    Some(Execution {
+        max_concurrent: usize::try_from(max_concurrent?).ok()?,
+        queue: usize::try_from(queue?).ok()?,
+        default_timeout: default_timeout?,
+        kill_grace: kill_grace?,
+        output_limit: output_limit?,
+        inherit_env,
+        work_dir: work_dir?,
+    })
+}
+
+fn source(
+    source: Source,
+    fields: &mut Fields<'_>,
+    open: Option<&(SocketAddr, Place)>,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<SourceSettings> {
+    let enabled = required(fields, "enabled", faults, Fields::boolean);
+    let auth =
+        match fields.get("auth") {
+            Some(node) => Some(unquoted(faults, |faults| auth(source, node, faults))),
+            None => {
+                if let (Some((listen, at)), Some(true)) = (open, enabled) {
+                    let message = format!("{source} would be open to everyone who reaches {listen}");
+                    faults.push(Diagnostic::error(at, message).hint(format!(
+                        "set sources.{source}.auth; {{type: none}} there says that it is meant to be open"
+                    )));
+                }
+                None
+            }
+        };
+    let respond_within = fields.span("respondWithin", faults);
+    let max_body = required(fields, "maxBody", faults, size);
+    let status = section(fields, "status", faults, |fields, faults| {
+        let mut status = |name| {
+            let number = required(fields, name, faults, |fields, name, faults| fields.number(name, 400..=599, faults));
+            number.and_then(|number| u16::try_from(number).ok())
+        };
+        Some((status("rejected"), status("pending")))
+    });
+    let (rejected, pending) = status?;
+    let auth = match auth {
+        Some(None) => return None,
+        Some(auth) => auth,
+        None => None,
+    };
+    Some(SourceSettings {
+        enabled: enabled?,
+        auth,
+        respond_within,
+        max_body: max_body?,
+        rejected: rejected?,
+        pending: pending?,
+    })
+}
+
+fn auth(source: Source, node: &Node, faults: &mut Vec<Diagnostic>) -> Option<Auth> {
+    let setting = format!("sources.{source}.auth");
+    let mut fields = Fields::of(node, &setting, faults)?;
+    let kind = fields.get("type");
+    if kind.is_none() {
+        let fault = Diagnostic::error(&fields.at, format!("{setting}.type is missing"));
+        faults.push(fault.hint("it is none, basic, bearer or hmac-sha256"));
+        return None;
+    }
+    let auth = match fields.word("type", AUTH, faults)? {
+        "basic" => {
+            let name = match fields.get("username") {
+                Some(_) => required(&mut fields, "username", faults, Fields::text),
+                None => needed(&fields, &setting, "username", "flagger", faults),
+            };
+            let name = name.filter(|name| {
+                let fits = !name.contains(':');
+                if !fits {
+                    faults.push(Diagnostic::error(&fields.place("username"), "a username can't have a colon in it"));
+                }
+                fits
+            });
+            let password = match fields.get("password") {
+                Some(node) => secret(node, format!("{setting}.password"), faults),
+                None => needed(&fields, &setting, "password", "{fromFile: /path}", faults),
+            };
+            name.zip(password).map(|(name, password)| Auth::Basic { username: name.to_owned(), password })
+        }
+        "bearer" => secrets(&mut fields, "tokens", &setting, faults).map(|tokens| Auth::Bearer { tokens }),
+        "hmac-sha256" => {
+            let secrets = secrets(&mut fields, "secrets", &setting, faults);
+            if source == Source::Flagger {
+                let at = kind.map_or_else(|| fields.at.clone(), |kind| kind.at.clone());
+                let fault = Diagnostic::error(&at, "Flagger can't sign its calls, so none would ever pass");
+                faults.push(fault.hint(
+                    "use {type: basic, …} with the user and password in the webhook's URL, or {type: none} \
+                     behind a network policy",
+                ));
+                return None;
+            }
+            secrets.map(|secrets| Auth::HmacSha256 { secrets })
+        }
+        _ => Some(Auth::None),
+    };
+    fields.finish(&setting, faults);
+    auth
+}
+
+fn secrets(
+    fields: &mut Fields<'_>,
+    name: &'static str,
+    setting: &str,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<Vec<Secret>> {
+    let Some(node) = fields.get(name) else { return needed(fields, setting, name, "[{fromFile: /path}]", faults) };
+    let nodes = items(node, name, faults)?;
+    if nodes.is_empty() {
+        let fault = Diagnostic::error(&node.at, format!("{setting}.{name} is empty, so no call would ever pass"));
+        faults.push(fault.hint("[{fromFile: /path}] or [{fromEnv: NAME}]"));
+        return None;
+    }
+    let read = nodes.iter().enumerate().map(|(index, node)| secret(node, format!("{setting}.{name}[{index}]"), faults));
+    // Not collected into an Option at once: that would stop at the first fault.
+    let read: Vec<_> = read.collect();
+    read.into_iter().collect()
+}
+
+/// Reads a part of the settings whose lines may hold a secret by mistake (`token: …` for `tokens`, a value in place of a
+/// reference): its faults go to logs, so none of them quotes its line.
+fn unquoted<T>(faults: &mut Vec<Diagnostic>, read: impl FnOnce(&mut Vec<Diagnostic>) -> T) -> T {
+    let before = faults.len();
+    let value = read(faults);
+    faults.iter_mut().skip(before).for_each(|fault| fault.snippet = None);
+    value
+}
+
+fn secret(node: &Node, setting: String, faults: &mut Vec<Diagnostic>) -> Option<Secret> {
+    let hint = "{fromFile: /path} or {fromEnv: NAME}";
+    if !matches!(node.value, Value::Map(_)) {
+        // The value is not repeated: it may well be the secret.
+        let fault = Diagnostic::error(&node.at, format!("{setting} must say where the secret comes from"));
+        faults.push(fault.hint(hint));
+        return None;
+    }
+    let mut fields = Fields::of(node, &setting, faults)?;
+    let file = path(&mut fields, "fromFile", faults);
+    let variable = fields.text("fromEnv", faults);
+    fields.finish(&setting, faults);
+    let reference = match (file, variable) {
+        (Some(file), None) => SecretRef::File(file),
+        (None, Some(variable)) => SecretRef::Variable(variable.to_owned()),
+        _ => {
+            faults.push(Diagnostic::error(&node.at, format!("{setting} is taken from one place")).hint(hint));
+            return None;
+        }
+    };
+    Some(Secret { setting, reference })
+}
+
+fn api_tokens(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Vec<ApiToken> {
+    let mut tokens: Vec<ApiToken> = Vec::new();
+    let nodes = fields.get("tokens").and_then(|node| items(node, "api.tokens", faults)).unwrap_or_default();
+    for (index, node) in nodes.iter().enumerate() {
+        let setting = format!("api.tokens[{index}]");
+        if !matches!(node.value, Value::Map(_)) {
+            let fault = Diagnostic::error(&node.at, format!("{setting} must be a map"));
+            faults.push(fault.hint("{name: ops, scope: operate, secret: {fromFile: /path}}"));
+            continue;
+        }
+        let Some(mut fields) = Fields::of(node, &setting, faults) else { continue };
+        let name = required(&mut fields, "name", faults, Fields::text);
+        let scope = required(&mut fields, "scope", faults, |fields, name, faults| fields.word(name, SCOPE, faults));
+        let secret = match fields.get("secret") {
+            Some(node) => secret(node, format!("{setting}.secret"), faults),
+            None => missing(&fields, "secret", faults),
+        };
+        if let Some(name) = name
+            && tokens.iter().any(|token| token.name == name)
+        {
+            let fault = Diagnostic::error(&fields.place("name"), format!("the token name {name:?} is taken"));
+            faults.push(fault.hint("the ledger tells who did what by it"));
+        }
+        fields.finish(&setting, faults);
+        if let (Some(name), Some(scope), Some(secret)) = (name, scope, secret) {
+            tokens.push(ApiToken { name: name.to_owned(), scope, secret });
+        }
+    }
+    tokens
+}
+
+fn log(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<Log> {
+    let format = required(fields, "format", faults, |fields, name, faults| fields.word(name, FORMAT, faults));
+    let level = required(fields, "level", faults, Fields::text);
+    if let Some(text) = level
+        && let Err(error) = filter(text)
+    {
+        let fault = Diagnostic::error(&fields.place("level"), format!("log.level is not understood: {error}"));
+        faults.push(fault.hint("it is error, warn, info, debug or trace"));
+        return None;
+    }
+    Some(Log { format: format?, level: level?.to_owned() })
+}
+
+/// Whether a text says what is logged. A word alone is a level: the filter would take any other for the name of a module,
+/// and with `warning` or `inof` log nothing of all the rest.
+fn filter(text: &str) -> Result<(), String> {
+    let alone = |part: &&str| !part.is_empty() && !part.contains(['=', '[']);
+    for part in text.split(',').map(str::trim).filter(alone) {
+        part.parse::<tracing_subscriber::filter::LevelFilter>().map_err(|_| format!("{part:?} is no level"))?;
+    }
+    tracing_subscriber::EnvFilter::try_new(text).map(drop).map_err(|error| error.to_string())
+}
+
+/// A size in bytes: `64KiB`, `1MiB`, or a plain number.
+fn size(fields: &mut Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Option<u64> {
+    let node = fields.get(name)?;
+    let size = match &node.value {
+        Value::Scalar { text, .. } => bytes(text),
+        _ => None,
+    };
+    let size = size.filter(|size| (1..=1 << 30).contains(size));
+    if size.is_none() {
+        let fault = Diagnostic::error(&node.at, format!("{name} must be a size of at most 1GiB"));
+        faults.push(fault.hint("it is written like 64KiB or 1MiB"));
+    }
+    size
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(digits)?;
+    let factor: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(factor)
+}

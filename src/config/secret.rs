@@ -1,0 +1,139 @@
+//! Secrets: a reference in the settings, and the value that it leads to, which never prints.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The variables of the service, read once and handed in.
+pub type Environment = BTreeMap<String, String>;
+
+/// A larger file is no secret but a slip.
+const MAX_SECRET: u64 = 64 << 10;
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    /// The content of a file, without the line break at its end.
+    File(PathBuf),
+    /// A variable of the environment.
+    Variable(String),
+}
+
+/// A secret in the settings: never its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secret {
+    /// The setting, for messages: `sources.generic.auth.tokens[0]`.
+    pub setting: String,
+    /// Where it comes from.
+    pub reference: SecretRef,
+}
+
+impl Secret {
+    /// Reads the value. May be called again when a secret was rotated; a file is read each time.
+    pub fn resolve(&self, env: &Environment) -> Result<SecretValue, SecretError> {
+        let fault = |from: String, why: String| SecretError { setting: self.setting.clone(), from, why };
+        match &self.reference {
+            SecretRef::File(path) => {
+                let from = format!("the file {}", path.display());
+                let value = read(path).map_err(|why| fault(from.clone(), why))?;
+                SecretValue::new(value).ok_or_else(|| fault(from, "it is empty".to_owned()))
+            }
+            SecretRef::Variable(name) => {
+                let from = format!("the variable {name}");
+                let value = env.get(name).ok_or_else(|| fault(from.clone(), "it is not set".to_owned()))?;
+                SecretValue::new(value.clone().into_bytes()).ok_or_else(|| fault(from, "it is empty".to_owned()))
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let file = super::file::open(path).map_err(|error| error.to_string())?;
+    let mut value = Vec::new();
+    file.take(MAX_SECRET + 1).read_to_end(&mut value).map_err(|error| error.to_string())?;
+    if value.len() as u64 > MAX_SECRET {
+        return Err("it is larger than 64KiB".to_owned());
+    }
+    // `echo` and editors end a file with a line break that is no part of the secret.
+    if value.ends_with(b"\n") {
+        value.pop();
+        if value.ends_with(b"\r") {
+            value.pop();
+        }
+    }
+    Ok(value)
+}
+
+/// Why a secret has no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the secret {setting} can't be read from {from}: {why}")]
+pub struct SecretError {
+    /// The setting.
+    pub setting: String,
+    /// The file or the variable.
+    pub from: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The value of a secret. It prints as `***`; comparing it is left to those who do so in constant time.
+#[derive(Clone)]
+pub struct SecretValue(Vec<u8>);
+
+impl SecretValue {
+    /// Wraps a value that is not empty.
+    pub fn new(value: Vec<u8>) -> Option<Self> {
+        (!value.is_empty()).then_some(Self(value))
+    }
+
+    /// The value itself.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(reference: SecretRef) -> Secret {
+        Secret { setting: "api.tokens[0].secret".to_owned(), reference }
+    }
+
+    #[test]
+    fn a_file_is_read_without_its_last_line_break_and_again_after_a_rotation() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let secret = secret(SecretRef::File(path.clone()));
+        for (content, value) in [("one\n", "one"), ("two\r\n", "two"), (" three \n\n", " three \n")] {
+            std::fs::write(&path, content).unwrap();
+            assert_eq!(secret.resolve(&Environment::new()).unwrap().expose(), value.as_bytes());
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_setting_and_the_place() {
+        let missing = secret(SecretRef::File("/nowhere/token".into())).resolve(&Environment::new()).unwrap_err();
+        assert!(
+            missing.to_string().starts_with(
+                "the secret api.tokens[0].secret can't be read from the file /nowhere/token: No such file"
+            )
+        );
+        let env = Environment::from([("EMPTY".to_owned(), String::new())]);
+        let variable = |name: &str| secret(SecretRef::Variable(name.to_owned())).resolve(&env).unwrap_err().to_string();
+        assert_eq!(variable("T"), "the secret api.tokens[0].secret can't be read from the variable T: it is not set");
+        assert!(variable("EMPTY").ends_with("it is empty"));
+    }
+
+    #[test]
+    fn a_value_never_prints() {
+        assert_eq!(format!("{:?}", SecretValue::new(b"hunter2".to_vec())), "Some(***)");
+    }
+}

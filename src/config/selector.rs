@@ -1,0 +1,175 @@
+//! Which applications a pipeline is for, and which of two pipelines is meant more.
+//!
+//! The fields are compared in the order name, namespace, cluster, source. In each, a literal beats a glob, a glob
+//! with a longer literal beginning beats one with a shorter, and any glob beats a field that is absent (or `*`).
+//! The first field that differs decides. Two selectors of the same rank that could both match one application are
+//! a tie, which is refused at load: no order of files decides what runs.
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::domain::names::{Application, Name, Source};
+
+use super::diagnostic::{Diagnostic, nearest};
+use super::fields::{Fields, text};
+
+/// The fields of a selector.
+#[derive(Clone, Debug)]
+pub(super) struct Selector {
+    name: Pattern,
+    namespace: Pattern,
+    cluster: Pattern,
+    source: Pattern,
+}
+
+/// How specific a selector is; more is greater.
+pub(super) type Rank = [(u8, usize); 4];
+
+impl Selector {
+    /// A selector of one name in any namespace.
+    pub fn named(name: &Name) -> Self {
+        let any = Pattern::Any;
+        Self { name: Pattern::Literal(name.to_string()), namespace: any.clone(), cluster: any.clone(), source: any }
+    }
+
+    /// The fields of a file.
+    pub fn read(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Self {
+        let namespace = Pattern::read(fields, "namespace", faults);
+        let name = Pattern::read(fields, "name", faults);
+        let cluster = Pattern::read(fields, "cluster", faults);
+        let source = Pattern::read(fields, "source", faults);
+        if let (Pattern::Literal(name), Some(node)) = (&source, fields.get("source"))
+            && name.parse::<Source>().is_err()
+        {
+            let known = Source::ALL.map(Source::as_str);
+            let fault = Diagnostic::error(&node.at, format!("the source {name:?} is not known"));
+            faults.push(fault.hint(match nearest(name, known) {
+                Some(known) => format!("did you mean {known:?}?"),
+                None => format!("known are {}", known.join(", ")),
+            }));
+        }
+        Self { name, namespace, cluster, source }
+    }
+
+    /// Whether an application is selected.
+    pub fn matches(&self, source: Source, application: &Application) -> bool {
+        self.name.matches(Some(application.name.as_str()))
+            && self.namespace.matches(Some(application.namespace.as_str()))
+            && self.cluster.matches(application.cluster.as_ref().map(|cluster| cluster.as_str()))
+            && self.source.matches(Some(source.as_str()))
+    }
+
+    /// How specific it is.
+    pub fn rank(&self) -> Rank {
+        [self.name.rank(), self.namespace.rank(), self.cluster.rank(), self.source.rank()]
+    }
+
+    /// Whether neither of two is more specific, while one application could be selected by both. In doubt it could.
+    pub fn ties(&self, other: &Self) -> bool {
+        self.rank() == other.rank()
+            && self.name.meets(&other.name)
+            && self.namespace.meets(&other.namespace)
+            && self.cluster.meets(&other.cluster)
+            && self.source.meets(&other.source)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Pattern {
+    Any,
+    Literal(String),
+    Glob { prefix: String, suffix: String, matcher: GlobMatcher },
+}
+
+/// What makes a text a glob.
+const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
+
+impl Pattern {
+    fn read(fields: &mut Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Self {
+        let Some(node) = fields.get(name) else { return Self::Any };
+        let Some(text) = text(node, name, faults) else { return Self::Any };
+        if text.is_empty() {
+            faults.push(Diagnostic::error(&node.at, format!("{name} is empty")).hint("leave it out to select any"));
+            return Self::Any;
+        }
+        Self::new(text).unwrap_or_else(|error| {
+            faults.push(Diagnostic::error(&node.at, format!("{name} is no glob: {error}")));
+            Self::Any
+        })
+    }
+
+    fn new(text: &str) -> Result<Self, String> {
+        if text.chars().all(|c| c == '*') {
+            return Ok(Self::Any);
+        }
+        let Some(first) = text.find(SPECIAL) else { return Ok(Self::Literal(text.to_owned())) };
+        // A name may hold slashes (octo/app), and `*` goes over them.
+        let glob = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
+        let matcher = glob.map_err(|error| error.kind().to_string())?.compile_matcher();
+        let suffix = if text.contains('\\') { "" } else { text.rsplit(SPECIAL).next().unwrap_or_default() };
+        let prefix = text.get(..first).unwrap_or_default();
+        Ok(Self::Glob { prefix: prefix.to_owned(), suffix: suffix.to_owned(), matcher })
+    }
+
+    fn matches(&self, text: Option<&str>) -> bool {
+        match (self, text) {
+            (Self::Any, _) => true,
+            (_, None) => false,
+            (Self::Literal(literal), Some(text)) => literal == text,
+            (Self::Glob { matcher, .. }, Some(text)) => matcher.is_match(text),
+        }
+    }
+
+    fn rank(&self) -> (u8, usize) {
+        match self {
+            Self::Any => (0, 0),
+            Self::Glob { prefix, .. } => (1, prefix.len()),
+            Self::Literal(_) => (2, 0),
+        }
+    }
+
+    /// Whether one text could match both; said of patterns of the same rank only, and in doubt yes.
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Literal(a), Self::Literal(b)) => a == b,
+            (Self::Glob { prefix: a, suffix: x, .. }, Self::Glob { prefix: b, suffix: y, .. }) => {
+                (a.starts_with(b.as_str()) || b.starts_with(a.as_str()))
+                    && (x.ends_with(y.as_str()) || y.ends_with(x.as_str()))
+            }
+            (Self::Any, _) | (_, Self::Any) => true,
+            (Self::Literal(literal), Self::Glob { matcher, .. })
+            | (Self::Glob { matcher, .. }, Self::Literal(literal)) => matcher.is_match(literal),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_star_goes_over_slashes_and_alone_it_is_nothing() {
+        assert!(pattern("octo*").matches(Some("octo/app")));
+        assert!(matches!(pattern("*"), Pattern::Any));
+        assert!(pattern("*").matches(None) && !pattern("a*").matches(None));
+    }
+
+    #[test]
+    fn a_literal_beats_a_glob_and_a_longer_beginning_a_shorter() {
+        let ranks: Vec<_> = ["*", "*a", "po*", "podi*", "x"].map(|text| pattern(text).rank()).to_vec();
+        assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
+    }
+
+    #[test]
+    fn globs_meet_unless_their_ends_differ() {
+        assert!(pattern("a*b").meets(&pattern("a*b")));
+        assert!(pattern("a*").meets(&pattern("a*b")));
+        assert!(!pattern("a*x").meets(&pattern("a*y")));
+        assert!(!pattern("ab*").meets(&pattern("ac*")));
+        assert!(pattern("a[xy]").meets(&pattern("a?")));
+        assert!(!pattern("a").meets(&pattern("b")));
+    }
+}

@@ -1,0 +1,285 @@
+//! The settings of the service: what they are, and how they are found.
+//!
+//! `config/default.yaml` holds every one with its default and is compiled in. Secrets are references here;
+//! [`Settings::resolve`] reads their values, at the start and again when they are rotated.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::domain::names::Source;
+use crate::domain::span::Span;
+
+use super::diagnostic::{Diagnostic, Severity};
+use super::layers::Layers;
+use super::pipeline::Defaults;
+use super::secret::{Environment, Secret, SecretError, SecretValue};
+use super::{read, yaml};
+
+/// The defaults, as they are shipped.
+pub const DEFAULT: &str = include_str!("../../config/default.yaml");
+
+/// Every setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// `server`.
+    pub server: Server,
+    /// `ledger`.
+    pub ledger: Ledger,
+    /// `pipelines`: the directory of the pipeline files.
+    pub pipelines: PathBuf,
+    /// `staleAfter`.
+    pub stale_after: Span,
+    /// `rollback`.
+    pub rollback: Rollback,
+    /// `execution`.
+    pub execution: Execution,
+    /// `sources`: every source there is.
+    pub sources: BTreeMap<Source, SourceSettings>,
+    /// `api.tokens`.
+    pub api_tokens: Vec<ApiToken>,
+    /// `log`.
+    pub log: Log,
+}
+
+/// `server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// The address.
+    pub listen: SocketAddr,
+    /// How long a drain may take.
+    pub shutdown_grace: Span,
+}
+
+/// `ledger`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ledger {
+    /// `url` as it was written.
+    pub url: String,
+    /// The database file that it names.
+    pub path: PathBuf,
+}
+
+/// `rollback`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rollback {
+    /// How long after the first yes a signalled rollback is replayed anyway.
+    pub signal_timeout: Span,
+}
+
+/// `execution`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execution {
+    /// How many scripts run at the same time; at least one.
+    pub max_concurrent: usize,
+    /// How many wait.
+    pub queue: usize,
+    /// For stages without a timeout.
+    pub default_timeout: Span,
+    /// Between SIGTERM and SIGKILL.
+    pub kill_grace: Span,
+    /// How many bytes of a run's output are kept.
+    pub output_limit: u64,
+    /// Which variables of the service scripts see.
+    pub inherit_env: Vec<String>,
+    /// Where the files of running scripts are.
+    pub work_dir: PathBuf,
+}
+
+/// `sources.NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSettings {
+    /// Whether it is served.
+    pub enabled: bool,
+    /// How its callers prove who they are. Absent only on loopback: open.
+    pub auth: Option<Auth>,
+    /// How long a call is held; none: until the verdict.
+    pub respond_within: Option<Span>,
+    /// The largest body, in bytes.
+    pub max_body: u64,
+    /// The status of a rejection.
+    pub rejected: u16,
+    /// The status of a pending answer.
+    pub pending: u16,
+}
+
+/// `sources.NAME.auth`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// Open, on purpose.
+    None,
+    /// HTTP Basic.
+    Basic {
+        /// The user.
+        username: String,
+        /// The password.
+        password: Secret,
+    },
+    /// A bearer token, any of these.
+    Bearer {
+        /// The tokens.
+        tokens: Vec<Secret>,
+    },
+    /// A signature over the raw body, by any of these.
+    HmacSha256 {
+        /// The keys.
+        secrets: Vec<Secret>,
+    },
+}
+
+/// One of `api.tokens`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiToken {
+    /// Who it is; it becomes part of the ledger.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// The token.
+    pub secret: Secret,
+}
+
+/// What a token may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Look.
+    Read,
+    /// Look and act.
+    Operate,
+}
+
+/// `log`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How lines are written.
+    pub format: LogFormat,
+    /// Directives of `tracing_subscriber`'s filter; they have been parsed once.
+    pub level: String,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// The values of all secrets.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    /// Of each enabled source.
+    pub sources: BTreeMap<Source, Credentials>,
+    /// Of the API.
+    pub api_tokens: Vec<ApiCredential>,
+}
+
+/// How the callers of a source prove who they are, with the values.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// Not at all.
+    None,
+    /// HTTP Basic.
+    Basic {
+        /// The user.
+        username: String,
+        /// The password.
+        password: SecretValue,
+    },
+    /// A bearer token, any of these.
+    Bearer {
+        /// The tokens.
+        tokens: Vec<SecretValue>,
+    },
+    /// A signature over the raw body, by any of these.
+    HmacSha256 {
+        /// The keys.
+        secrets: Vec<SecretValue>,
+    },
+}
+
+/// A token of the API, with its value.
+#[derive(Clone, Debug)]
+pub struct ApiCredential {
+    /// Who it is.
+    pub name: String,
+    /// What it may do.
+    pub scope: Scope,
+    /// The token.
+    pub token: SecretValue,
+}
+
+impl Settings {
+    /// Lays the file and the variables over the defaults, and checks the whole.
+    pub fn load(file: Option<&Path>, env: &Environment) -> Result<Self, Vec<Diagnostic>> {
+        let mut faults = Vec::new();
+        let settings = Self::layered(file, env, &mut faults);
+        faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+        let refused = faults.iter().any(|fault| fault.severity == Severity::Error);
+        settings.filter(|_| !refused).ok_or(faults)
+    }
+
+    /// Reads the values of all secrets; every one that can't be read is an error.
+    pub fn resolve(&self, env: &Environment) -> Result<Secrets, Vec<SecretError>> {
+        let mut errors = Vec::new();
+        let mut value = |secret: &Secret| secret.resolve(env).map_err(|error| errors.push(error)).ok();
+        let mut sources = BTreeMap::new();
+        for (source, settings) in self.sources.iter().filter(|(_, settings)| settings.enabled) {
+            let credentials = match &settings.auth {
+                None | Some(Auth::None) => Some(Credentials::None),
+                Some(Auth::Basic { username, password }) => {
+                    value(password).map(|password| Credentials::Basic { username: username.clone(), password })
+                }
+                Some(Auth::Bearer { tokens }) => {
+                    Some(Credentials::Bearer { tokens: tokens.iter().filter_map(&mut value).collect() })
+                }
+                Some(Auth::HmacSha256 { secrets }) => {
+                    Some(Credentials::HmacSha256 { secrets: secrets.iter().filter_map(&mut value).collect() })
+                }
+            };
+            if let Some(credentials) = credentials {
+                sources.insert(*source, credentials);
+            }
+        }
+        let mut api_tokens = Vec::new();
+        for ApiToken { name, scope, secret } in &self.api_tokens {
+            if let Some(token) = value(secret) {
+                api_tokens.push(ApiCredential { name: name.clone(), scope: *scope, token });
+            }
+        }
+        if errors.is_empty() { Ok(Secrets { sources, api_tokens }) } else { Err(errors) }
+    }
+
+    /// What pipeline files take from the settings.
+    pub fn pipeline_defaults(&self) -> Defaults {
+        Defaults { timeout: self.execution.default_timeout }
+    }
+
+    fn layered(file: Option<&Path>, env: &Environment, faults: &mut Vec<Diagnostic>) -> Option<Self> {
+        let defaults = yaml::parse("config/default.yaml".to_owned(), PathBuf::new(), DEFAULT.as_bytes(), faults);
+        let mut layers = Layers::of(&read::SHAPE);
+        defaults.into_iter().for_each(|defaults| layers.file(defaults));
+        if let Some(file) = file {
+            let mut documents = yaml::read(file, faults)?;
+            if let Some(second) = documents.get(1) {
+                faults.push(Diagnostic::error(&second.at, "a settings file holds one document, and this is a second"));
+            }
+            documents.truncate(1);
+            for document in documents {
+                if !matches!(document.value, yaml::Value::Map(_) | yaml::Value::Null) {
+                    let message = format!("settings are a map, and this is {}", document.kind());
+                    faults.push(Diagnostic::error(&document.at, message));
+                    return None;
+                }
+                layers.file(document);
+            }
+        }
+        layers.variables(env, faults);
+        let merged = layers.merged();
+        let failed = |error| Diagnostic::of_file("settings", format!("the layers can't be merged: {error}"));
+        let root = merged.map_err(|error| faults.push(failed(error))).ok()??;
+        read::settings(&root, faults)
+    }
+}

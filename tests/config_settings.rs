@@ -1,0 +1,329 @@
+//! Settings in their layers, and every fault with its file and line or its variable.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "in the helpers of tests, too, a surprise is a failure")]
+
+use std::path::{Path, PathBuf};
+
+use stagehook::config::secret::{Environment, SecretRef};
+use stagehook::config::settings::{Auth, Credentials, DEFAULT, LogFormat, Scope, Settings};
+use stagehook::domain::names::Source;
+use stagehook::domain::span::Span;
+
+fn env(variables: &[(&str, &str)]) -> Environment {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The settings of a file (none when empty) and variables, or the faults as `line:column message; hint`.
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Settings, Vec<String>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stagehook.yaml");
+    std::fs::write(&path, text).unwrap();
+    let file = (!text.is_empty()).then_some(path.as_path());
+    Settings::load(file, &env(variables)).map_err(|faults| {
+        let line = |fault: &stagehook::config::diagnostic::Diagnostic| {
+            let hint = fault.hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
+            let at = if fault.line == 0 { fault.file.clone() } else { format!("{}:{}", fault.line, fault.column) };
+            format!("{at} {}{hint}", fault.message)
+        };
+        faults.iter().map(line).collect()
+    })
+}
+
+fn good(text: &str, variables: &[(&str, &str)]) -> Settings {
+    load(text, variables).unwrap_or_else(|faults| panic!("{faults:#?}"))
+}
+
+fn expect(text: &str, variables: &[(&str, &str)], expected: &[&str]) {
+    let found = load(text, variables).expect_err(text);
+    let same = found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));
+    assert!(same, "{text}\nfound {found:#?}\nexpected {expected:#?}");
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let settings = good("", &[]);
+    assert_eq!(settings.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(settings.server.shutdown_grace, Span::from_secs(30));
+    assert_eq!(settings.ledger.url, "sqlite://data/stagehook.db");
+    assert_eq!(settings.ledger.path, Path::new("data/stagehook.db"));
+    assert_eq!(settings.pipelines, Path::new("config/pipelines"));
+    assert_eq!(settings.stale_after, Span::from_secs(86_400));
+    assert_eq!(settings.rollback.signal_timeout, Span::from_secs(120));
+    let execution = &settings.execution;
+    assert_eq!((execution.max_concurrent, execution.queue, execution.output_limit), (8, 64, 1 << 20));
+    assert_eq!((execution.default_timeout, execution.kill_grace), (Span::from_secs(3600), Span::from_secs(10)));
+    assert_eq!(execution.work_dir, Path::new("data/work"));
+    assert!(execution.inherit_env.iter().any(|name| name == "PATH"));
+    let flagger = &settings.sources[&Source::Flagger];
+    assert_eq!((flagger.enabled, &flagger.auth, flagger.respond_within), (true, &None, None));
+    assert_eq!((flagger.max_body, flagger.rejected, flagger.pending), (1 << 20, 501, 503));
+    assert_eq!(settings.sources[&Source::Generic].respond_within, Some(Span::from_secs(300)));
+    assert_eq!(
+        (settings.api_tokens.len(), settings.log.format, settings.log.level.as_str()),
+        (0, LogFormat::Auto, "info")
+    );
+    assert_eq!(settings.pipeline_defaults().timeout, Span::from_secs(3600));
+}
+
+#[test]
+fn every_default_has_a_comment_or_a_twin_that_has() {
+    for key in ["listen", "shutdownGrace", "url", "staleAfter", "signalTimeout", "maxConcurrent", "queue", "workDir"] {
+        let at = DEFAULT.find(&format!("{key}:")).unwrap();
+        let before = DEFAULT[..at].trim_end().lines().last().unwrap();
+        assert!(before.trim_start().starts_with('#'), "{key}");
+    }
+}
+
+#[test]
+fn variables_lie_over_the_file_and_the_file_over_the_defaults() {
+    let file = "execution: {maxConcurrent: 2, queue: 3, inheritEnv: [A]}\nlog: {level: debug}\nrollback:\n";
+    let settings = good(
+        file,
+        &[
+            ("STAGEHOOK_EXECUTION__MAX_CONCURRENT", "5"),
+            ("STAGEHOOK_SERVER__LISTEN", "[::1]:9"),
+            ("STAGEHOOK_EXECUTION__INHERITENV", "PATH, HOME,"),
+            ("STAGEHOOK_STALE_AFTER", "2h"),
+            ("STAGEHOOK_SOURCES__GENERIC__ENABLED", "false"),
+            ("STAGEHOOK_SOURCES__GENERIC__RESPOND_WITHIN", ""),
+        ],
+    );
+    assert_eq!((settings.execution.max_concurrent, settings.execution.queue), (5, 3));
+    assert_eq!(settings.execution.inherit_env, ["PATH", "HOME"]);
+    assert_eq!(settings.server.listen.to_string(), "[::1]:9");
+    assert_eq!((settings.log.level.as_str(), settings.stale_after), ("debug", Span::from_secs(7200)));
+    let generic = &settings.sources[&Source::Generic];
+    assert_eq!((generic.enabled, generic.respond_within), (false, None));
+    assert_eq!(settings.rollback.signal_timeout, Span::from_secs(120));
+    assert_eq!(good("", &[("STAGEHOOK_EXECUTION__MAXCONCURRENT", "7")]).execution.max_concurrent, 7);
+}
+
+#[test]
+fn variables_of_others_are_no_settings() {
+    good(
+        "",
+        &[
+            ("STAGEHOOK_CONFIG", "x"),
+            ("STAGEHOOK_SERVER", "http://x"),
+            ("STAGEHOOK_TOKEN", "x"),
+            ("STAGEHOOK_SERVICE_HOST", "10.0.0.1"),
+            ("STAGEHOOK_PORT", "tcp://10.0.0.1:80"),
+            ("STAGEHOOK_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("STAGEHOOK_RUN_ID", "run_1"),
+            ("STAGEHOOK_METADATA_A__B", "x"),
+            ("PATH", "/bin"),
+        ],
+    );
+}
+
+#[test]
+fn relative_paths_are_relative_to_what_names_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("stagehook.yaml");
+    let load = |text: &str, variables: &[(&str, &str)]| {
+        std::fs::write(&file, text).unwrap();
+        Settings::load(Some(&file), &env(variables)).unwrap()
+    };
+    let settings = load("pipelines: p\nledger: {url: 'sqlite://d/l.db'}\n", &[]);
+    assert_eq!(settings.pipelines, folder.path().join("p"));
+    assert_eq!(settings.ledger.path, folder.path().join("d/l.db"));
+    assert_eq!(settings.execution.work_dir, folder.path().join("d/work"));
+
+    let settings = load(
+        "ledger: {url: 'sqlite:///abs/l.db'}\nexecution: {workDir: w}\n\
+         sources: {generic: {auth: {type: bearer, tokens: [{fromFile: t}, {fromEnv: T}]}}}\n",
+        &[("STAGEHOOK_PIPELINES", "here")],
+    );
+    assert_eq!(settings.ledger.path, Path::new("/abs/l.db"));
+    assert_eq!((settings.pipelines, settings.execution.work_dir), (PathBuf::from("here"), folder.path().join("w")));
+    let Some(Auth::Bearer { tokens }) = &settings.sources[&Source::Generic].auth else { panic!() };
+    assert_eq!(tokens[0].reference, SecretRef::File(folder.path().join("t")));
+    assert_eq!(tokens[1].reference, SecretRef::Variable("T".to_owned()));
+    assert_eq!(tokens[1].setting, "sources.generic.auth.tokens[1]");
+}
+
+#[test]
+fn faults_of_a_file() {
+    expect("serer: {}\n", &[], &["1:1 unknown key \"serer\" in the settings; did you mean \"server\"?"]);
+    expect(
+        "server:\n  lisen: a\n  listen: here\n",
+        &[],
+        &[
+            "2:3 unknown key \"lisen\" in server; did you mean \"listen\"?",
+            "3:11 server.listen must be an address and a port, and not \"here\"; 127.0.0.1:8080 listens on loopback",
+        ],
+    );
+    expect(
+        "execution: {maxConcurrent: 0, queue: x, killGrace: 5, outputLimit: big, inheritEnv: A, defaultTimeout: ~}\n",
+        &[],
+        &[
+            "1:28 maxConcurrent must be a whole number from 1 to 10000, and this is \"0\"",
+            "1:38 queue must be a whole number from 0 to 1000000, and this is \"x\"",
+            "1:52 killGrace is a length of time, and \"5\" has no unit",
+            "1:68 outputLimit must be a size of at most 1GiB; it is written like 64KiB or 1MiB",
+            "1:85 inheritEnv must be a list, and this is text",
+            "1:88 defaultTimeout may not be empty; leave it out for its default",
+        ],
+    );
+    expect(
+        "sources: {generic: {enabled: yes, status: {rejected: 200}}, github: {}}\n",
+        &[],
+        &[
+            "1:30 enabled must be true or false, and this is \"yes\"",
+            "1:54 rejected must be a whole number from 400 to 599, and this is \"200\"",
+            "1:61 unknown key \"github\" in sources; known are flagger, generic",
+        ],
+    );
+    expect(
+        "log: {format: xml, level: 'a=b=c'}\nledger: {url: 'postgres://x'}\n",
+        &[],
+        &[
+            "1:15 format is one of auto, text, json, and not \"xml\"",
+            "1:20 log.level is not understood",
+            "2:15 ledger.url must name an SQLite file; sqlite://data/stagehook.db",
+        ],
+    );
+    expect("log: {level: warning}\n", &[], &["1:7 log.level is not understood: \"warning\" is no level; it is error,"]);
+    expect("log: {level: 'info,inof'}\n", &[], &["1:7 log.level is not understood: \"inof\" is no level"]);
+    assert_eq!(good("log: {level: 'WARN,stagehook::engine=debug'}\n", &[]).log.level, "WARN,stagehook::engine=debug");
+    expect("- a\n", &[], &["1:1 settings are a map, and this is a list"]);
+    expect("server: 5\n", &[], &["1:9 server must be a map, and this is a number"]);
+    expect("log: {level: info}\n---\nlog: {}\n", &[], &["3:1 a settings file holds one document"]);
+    expect("log: {level: info, level: debug}\n", &[], &["1:20 the key \"level\" stands twice"]);
+    let missing = Settings::load(Some(Path::new("/nowhere/s.yaml")), &env(&[])).unwrap_err();
+    assert!(missing[0].to_string().starts_with("/nowhere/s.yaml: error: it can't be read: No such file"));
+}
+
+#[test]
+fn faults_of_variables_name_the_variable() {
+    let of = |name: &str, value: &str, fault: &str| expect("", &[(name, value)], &[&format!("{name} {fault}")]);
+    of("STAGEHOOK_SERVER__LISTE", "x", "there is no such setting; did you mean STAGEHOOK_SERVER__LISTEN?");
+    of("STAGEHOOK_PIPELINE", "x", "there is no such setting; did you mean STAGEHOOK_PIPELINES?");
+    of("STAGEHOOK_SERVER__LISTEN__X", "x", "there is no such setting; server.listen is a value");
+    of("STAGEHOOK_LOG", "x", "log is a section and no value; it holds STAGEHOOK_LOG__FORMAT, STAGEHOOK_LOG__LEVEL");
+    of("STAGEHOOK_EXECUTION__QUEUE", "many", "queue must be a whole number");
+    of("STAGEHOOK_SERVER__LISTEN", "here", "server.listen must be an address and a port");
+    expect(
+        "",
+        &[("STAGEHOOK_LOG__LEVEL", "info"), ("STAGEHOOK_LOG__LE_VEL", "info")],
+        &["STAGEHOOK_LOG__LE_VEL it sets the same as STAGEHOOK_LOG__LEVEL"],
+    );
+}
+
+#[test]
+fn a_source_that_would_be_open_to_the_world_is_refused() {
+    let everywhere = ("STAGEHOOK_SERVER__LISTEN", "0.0.0.0:8080");
+    expect(
+        "",
+        &[everywhere],
+        &[
+            "STAGEHOOK_SERVER__LISTEN flagger would be open to everyone who reaches 0.0.0.0:8080; set sources.flagger.auth; {type: none}",
+            "STAGEHOOK_SERVER__LISTEN generic would be open to everyone",
+        ],
+    );
+    expect(
+        "server:\n  listen: 10.0.0.1:80\nsources: {flagger: {auth: {type: none}}}\n",
+        &[],
+        &["2:11 generic would be open"],
+    );
+    let off = ("STAGEHOOK_SOURCES__FLAGGER__ENABLED", "false");
+    let none = ("STAGEHOOK_SOURCES__GENERIC__AUTH__TYPE", "none");
+    assert_eq!(good("", &[everywhere, off, none]).sources[&Source::Generic].auth, Some(Auth::None));
+}
+
+#[test]
+fn faults_of_auth() {
+    let of =
+        |auth: &str, expected: &[&str]| expect(&format!("sources:\n  generic:\n    auth: {auth}\n"), &[], expected);
+    of("{}", &["3:11 sources.generic.auth.type is missing; it is none, basic, bearer or hmac-sha256"]);
+    of(
+        "{type: barer}",
+        &["3:18 type is one of none, basic, bearer, hmac-sha256, and not \"barer\"; did you mean \"bearer\"?"],
+    );
+    of("{type: none, tokens: []}", &["3:24 unknown key \"tokens\" in sources.generic.auth"]);
+    of("{type: basic, password: {fromEnv: P}}", &["3:11 sources.generic.auth.username is missing; username: flagger"]);
+    of("{type: bearer}", &["3:11 sources.generic.auth.tokens is missing; tokens: [{fromFile: /path}]"]);
+    of("{type: basic, username: a}", &["3:11 sources.generic.auth.password is missing"]);
+    of("{type: basic, username: a:b, password: {fromEnv: P}}", &["3:25 a username can't have a colon in it"]);
+    of(
+        "{type: bearer, tokens: [plain, {fromFile: a, fromEnv: b}, {}]}",
+        &[
+            "3:35 sources.generic.auth.tokens[0] must say where the secret comes from; {fromFile: /path} or",
+            "3:42 sources.generic.auth.tokens[1] is taken from one place",
+            "3:69 sources.generic.auth.tokens[2] is taken from one place",
+        ],
+    );
+    of("{type: hmac-sha256, secrets: []}", &["3:40 sources.generic.auth.secrets is empty"]);
+    expect(
+        "sources: {flagger: {auth: {type: hmac-sha256, secrets: [{fromEnv: S}]}}}\n",
+        &[],
+        &["1:34 Flagger can't sign its calls, so none would ever pass; use {type: basic, …}"],
+    );
+}
+
+#[test]
+fn a_plain_secret_is_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("s.yaml");
+    std::fs::write(&file, "api: {tokens: [{name: a, scope: read, secret: hunter2}]}\n").unwrap();
+    let faults = Settings::load(Some(&file), &env(&[])).unwrap_err();
+    assert!(faults.len() == 1 && !faults[0].to_string().contains("hunter2"), "{}", faults[0]);
+    for slip in [
+        "api: {tokens: {name: a, secret: hunter2}}\n",
+        "api: {tokens: [{name: a, scope: read, token: hunter2}]}\n",
+        "sources: {generic: {auth: {type: bearer, tokens: hunter2}}}\n",
+        "sources: {generic: {auth: {type: bearer, token: hunter2}}}\n",
+        "sources: {generic: {auth: {type: basic, username: a, password: {value: hunter2}}}}\n",
+        "sources: {generic: {auth: {secrets: hunter2}}}\n",
+    ] {
+        std::fs::write(&file, slip).unwrap();
+        let faults = Settings::load(Some(&file), &env(&[])).unwrap_err();
+        for fault in faults {
+            assert!(!fault.to_string().contains("hunter2"), "{slip}{fault}");
+        }
+    }
+    let name = "STAGEHOOK_SOURCES__GENERIC__AUTH__TOKENS";
+    let variables = env(&[(name, "hunter2"), ("STAGEHOOK_SOURCES__GENERIC__AUTH__TYPE", "bearer")]);
+    let faults = Settings::load(None, &variables).unwrap_err();
+    assert!(faults.len() == 1 && !faults[0].to_string().contains("hunter2"), "{}", faults[0]);
+}
+
+#[test]
+fn a_higher_layer_replaces_a_choice_as_a_whole() {
+    let file = "sources: {generic: {auth: {type: basic, username: a, password: {fromFile: p}}}}\n";
+    let none = [("STAGEHOOK_SOURCES__GENERIC__AUTH__TYPE", "none")];
+    assert_eq!(good(file, &none).sources[&Source::Generic].auth, Some(Auth::None));
+    let other = [("STAGEHOOK_SOURCES__GENERIC__AUTH__PASSWORD__FROM_ENV", "P")];
+    let settings = good(file, &other);
+    let Some(Auth::Basic { username, password }) = &settings.sources[&Source::Generic].auth else { panic!() };
+    assert_eq!((username.as_str(), &password.reference), ("a", &SecretRef::Variable("P".to_owned())));
+}
+
+#[test]
+fn secrets_are_resolved_each_time_and_all_errors_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("s.yaml");
+    std::fs::write(
+        &file,
+        "sources:\n  generic: {auth: {type: bearer, tokens: [{fromFile: t}, {fromEnv: T}]}}\n\
+         api: {tokens: [{name: ops, scope: operate, secret: {fromEnv: O}}]}\n",
+    )
+    .unwrap();
+    let settings = Settings::load(Some(&file), &env(&[])).unwrap();
+    let errors = settings.resolve(&env(&[])).unwrap_err();
+    let named: Vec<_> = errors.iter().map(|error| error.setting.as_str()).collect();
+    assert_eq!(named, ["sources.generic.auth.tokens[0]", "sources.generic.auth.tokens[1]", "api.tokens[0].secret"]);
+
+    let env = env(&[("T", "two"), ("O", "ops")]);
+    for value in ["before", "rotated"] {
+        std::fs::write(folder.path().join("t"), format!("{value}\n")).unwrap();
+        let secrets = settings.resolve(&env).unwrap();
+        let Credentials::Bearer { tokens } = &secrets.sources[&Source::Generic] else { panic!() };
+        assert_eq!((tokens[0].expose(), tokens[1].expose()), (value.as_bytes(), b"two".as_slice()));
+        assert!(matches!(secrets.sources[&Source::Flagger], Credentials::None));
+        assert_eq!(
+            (secrets.api_tokens[0].scope, secrets.api_tokens[0].token.expose()),
+            (Scope::Operate, b"ops".as_slice())
+        );
+        assert!(!format!("{secrets:?}").contains(value));
+    }
+}
