@@ -1,0 +1,184 @@
+//! The questions that are asked of a ledger: what a stream holds, what a deployment and a run left.
+//!
+//! Each function here runs inside one read transaction that `readers` has begun. Lists are in `list`.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, Params, params};
+use serde::Serialize;
+
+use super::error::LedgerError;
+use super::rows;
+use crate::domain::ids::{DeploymentId, RunId};
+use crate::domain::names::{Application, Source, StreamId};
+use crate::domain::pipeline::PipelineHash;
+use crate::domain::record::{Event, Record};
+
+/// Part of a stream, all of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The number of the stream's last record; 0 when it has none.
+    pub head: u64,
+    /// The records, in order.
+    pub records: Vec<Record>,
+    /// The JSON of the pipelines that those of them that open a deployment pin.
+    pub pipelines: BTreeMap<PipelineHash, String>,
+}
+
+/// A record as it is stored, with its place in the hash chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoredRecord {
+    /// The record.
+    #[serde(flatten)]
+    pub record: Record,
+    /// The hash of the record before it in the stream, in hex.
+    pub prev: String,
+    /// Its own hash, in hex.
+    pub hash: String,
+}
+
+pub(super) fn load(connection: &Connection, stream: &StreamId, keep: usize) -> Result<Loaded, LedgerError> {
+    let found: Option<(i64, i64)> = connection
+        .prepare_cached("SELECT id, head_seq FROM streams WHERE application = ?1 AND source = ?2")?
+        .query_row(params![stream.application.to_string(), stream.source.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .optional()?;
+    let Some((stream_id, head)) = found else { return Ok(Loaded::default()) };
+
+    // A stream without any deployment is read from its beginning.
+    let from: i64 = connection
+        .prepare_cached(
+            "SELECT coalesce(
+                 (SELECT min(opened_seq) FROM (
+                     SELECT min(opened_seq) AS opened_seq FROM deployments WHERE stream_id = ?1 AND live = 1
+                     UNION ALL
+                     SELECT * FROM (SELECT opened_seq FROM deployments WHERE stream_id = ?1
+                                    ORDER BY opened_seq DESC LIMIT ?2))),
+                 (SELECT ?3 + 1 WHERE EXISTS (SELECT 1 FROM deployments WHERE stream_id = ?1)),
+                 1)",
+        )?
+        .query_row(params![stream_id, i64::try_from(keep).unwrap_or(i64::MAX), head], |row| row.get(0))?;
+    let records = records_of(
+        connection,
+        "SELECT seq, body FROM records WHERE stream_id = ?1 AND seq >= ?2 ORDER BY seq",
+        params![stream_id, from],
+    )?;
+    with_pipelines(connection, rows::number(head)?, records)
+}
+
+pub(super) fn load_deployment(
+    connection: &Connection,
+    id: DeploymentId,
+) -> Result<Option<(StreamId, Loaded)>, LedgerError> {
+    let found: Option<(String, String, i64)> = connection
+        .prepare_cached(
+            "SELECT s.source, s.application, s.head_seq
+             FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.id = ?1",
+        )?
+        .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    let Some((source, application, head)) = found else { return Ok(None) };
+    let records =
+        records_of(connection, "SELECT seq, body FROM records WHERE deployment = ?1 ORDER BY seq", [id.to_string()])?;
+    let loaded = with_pipelines(connection, rows::number(head)?, records)?;
+    Ok(Some((rows::stream(&source, &application)?, loaded)))
+}
+
+pub(super) fn records(connection: &Connection, id: DeploymentId) -> Result<Vec<StoredRecord>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT seq, body, prev, hash FROM records WHERE deployment = ?1 ORDER BY seq")?;
+    let mut found = statement.query([id.to_string()])?;
+    let mut records = Vec::new();
+    while let Some(row) = found.next()? {
+        let record = rows::record(row.get(0)?, row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?;
+        records.push(StoredRecord { record, prev: row.get(2)?, hash: row.get(3)? });
+    }
+    Ok(records)
+}
+
+pub(super) fn find_run(connection: &Connection, run: RunId) -> Result<Option<(StreamId, DeploymentId)>, LedgerError> {
+    let found: Option<(String, String, String)> = connection
+        .prepare_cached(
+            "SELECT s.source, s.application, r.deployment
+             FROM runs r JOIN streams s ON s.id = r.stream_id WHERE r.run = ?1",
+        )?
+        .query_row([run.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .optional()?;
+    found
+        .map(|(source, application, id)| Ok((rows::stream(&source, &application)?, rows::parse("deployment id", &id)?)))
+        .transpose()
+}
+
+pub(super) fn output(connection: &Connection, run: RunId) -> Result<Option<Vec<u8>>, LedgerError> {
+    Ok(connection
+        .prepare_cached("SELECT body FROM outputs WHERE run = ?1")?
+        .query_row([run.to_string()], |row| row.get(0))
+        .optional()?)
+}
+
+pub(super) fn live(connection: &Connection) -> Result<Vec<(StreamId, DeploymentId)>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT s.source, s.application, d.id
+         FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.live = 1 ORDER BY d.id",
+    )?;
+    let mut found = statement.query([])?;
+    let mut live = Vec::new();
+    while let Some(row) = found.next()? {
+        let stream = rows::stream(&row.get::<_, String>(0)?, &row.get::<_, String>(1)?)?;
+        live.push((stream, rows::parse("deployment id", &row.get::<_, String>(2)?)?));
+    }
+    Ok(live)
+}
+
+pub(super) fn sources_of(
+    connection: &Connection,
+    application: &Application,
+) -> Result<Vec<(Source, DeploymentId)>, LedgerError> {
+    let mut statement = connection.prepare_cached(
+        "SELECT s.source, (SELECT d.id FROM deployments d WHERE d.stream_id = s.id ORDER BY d.opened_seq DESC LIMIT 1)
+         FROM streams s WHERE s.application = ?1 ORDER BY s.source",
+    )?;
+    let mut found = statement.query([application.to_string()])?;
+    let mut sources = Vec::new();
+    while let Some(row) = found.next()? {
+        // A stream whose only records are about no deployment has no newest one.
+        if let Some(id) = row.get::<_, Option<String>>(1)? {
+            sources.push((rows::parse("source", &row.get::<_, String>(0)?)?, rows::parse("deployment id", &id)?));
+        }
+    }
+    Ok(sources)
+}
+
+fn records_of(connection: &Connection, sql: &str, params: impl Params) -> Result<Vec<Record>, LedgerError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut found = statement.query(params)?;
+    let mut records = Vec::new();
+    while let Some(row) = found.next()? {
+        records.push(rows::record(row.get(0)?, row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?);
+    }
+    Ok(records)
+}
+
+fn with_pipelines(connection: &Connection, head: u64, records: Vec<Record>) -> Result<Loaded, LedgerError> {
+    let mut pipelines = BTreeMap::new();
+    for record in &records {
+        let Event::Opened { pipeline, .. } = &record.fact.event else { continue };
+        if pipelines.contains_key(pipeline) {
+            continue;
+        }
+        let json: Option<String> = connection
+            .prepare_cached("SELECT json FROM pipelines WHERE hash = ?1")?
+            .query_row([pipeline.to_string()], |row| row.get(0))
+            .optional()?;
+        let json = json.ok_or_else(|| {
+            LedgerError::Content(format!("record {} pins pipeline {pipeline}, which is missing", record.seq))
+        })?;
+        // Scripts are run from this text, so it is not taken on trust until somebody runs verify.
+        if PipelineHash::of(&json) != *pipeline {
+            return Err(LedgerError::Content(format!("pipeline {pipeline} was changed")));
+        }
+        pipelines.insert(pipeline.clone(), json);
+    }
+    Ok(Loaded { head, records, pipelines })
+}

@@ -1,0 +1,54 @@
+//! The tables and how an older file gets them: one embedded SQL file for each version, applied in order.
+//!
+//! No step is ever edited after a release, and there is no way back: a newer file is refused, not guessed at.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use super::error::LedgerError;
+
+/// Step N brings a file from version N to N + 1; the version is SQLite's `user_version`.
+const STEPS: &[&str] = &[include_str!("migrations/0001_records.sql")];
+
+/// Brings the file to this version's tables, all steps in one transaction.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let failed = |error| LedgerError::open(path, &error);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let found = check_version(&transaction, path)?;
+    for step in STEPS.iter().skip(found) {
+        transaction.execute_batch(step).map_err(failed)?;
+    }
+    if found < STEPS.len() {
+        transaction.pragma_update(None, "user_version", known()).map_err(failed)?;
+    }
+    transaction.commit().map_err(failed)
+}
+
+/// Refuses a file of a newer version, and a database that is no ledger.
+pub(super) fn refuse_others(connection: &Connection, path: &Path) -> Result<(), LedgerError> {
+    if check_version(connection, path)? == 0 {
+        let tables: i64 = connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+            .map_err(|error| LedgerError::open(path, &error))?;
+        if tables > 0 {
+            return Err(LedgerError::Foreign { path: path.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+/// The file's version, refused where it is newer than this program knows.
+pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<usize, LedgerError> {
+    let found: i64 = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|error| LedgerError::open(path, &error))?;
+    match usize::try_from(found) {
+        Ok(version) if version <= STEPS.len() => Ok(version),
+        _ => Err(LedgerError::Version { path: path.to_owned(), found, known: known() }),
+    }
+}
+
+fn known() -> i64 {
+    i64::try_from(STEPS.len()).unwrap_or(i64::MAX)
+}
