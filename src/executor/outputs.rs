@@ -1,0 +1,129 @@
+//! The file in which a script leaves its outputs: `key=value` lines.
+//!
+//! Deliberately nothing fancier: no quoting, no values of several lines. A bad line is told and
+//! left out; it never fails a run.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::mask::Secrets;
+
+/// The most that is read of the file.
+pub const LIMIT: usize = 64 * 1024;
+
+/// The outputs that a script left, and what is to be said about the file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// The outputs; values masked.
+    pub values: BTreeMap<String, String>,
+    /// What was left out, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Reads the file that the script had; it may have made anything of it.
+pub fn read(path: &Path, secrets: &Secrets) -> Outputs {
+    match read_bounded(path) {
+        Ok(bytes) => parse(&bytes, secrets),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Outputs::default(),
+        Err(error) => Outputs {
+            values: BTreeMap::new(),
+            notes: vec![format!("the outputs file could not be read, so there are no outputs: {error}")],
+        },
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    // Neither a link to some other file nor a pipe that nobody writes.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn parse(mut bytes: &[u8], secrets: &Secrets) -> Outputs {
+    let mut outputs = Outputs::default();
+    if bytes.len() > LIMIT {
+        // The last complete line within the limit.
+        let end = bytes[..LIMIT].iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+        bytes = &bytes[..end];
+        outputs.notes.push(format!("the outputs file is larger than {LIMIT} bytes; the rest of it is left out"));
+    }
+    let mut bad = Vec::new();
+    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            continue;
+        }
+        let at = line.iter().position(|byte| *byte == b'=');
+        match at.map(|at| (std::str::from_utf8(&line[..at]), &line[at + 1..])) {
+            // A key is not masked but refused where it holds a secret: two of them could become one.
+            Some((Ok(key), value)) if valid_key(key) && secrets.mask(key.as_bytes()) == key.as_bytes() => {
+                let value = String::from_utf8_lossy(&secrets.mask(value)).into_owned();
+                outputs.values.insert(key.to_owned(), value);
+            }
+            // Its number, not its text, which may be anything.
+            Some(_) | None => bad.push(index + 1),
+        }
+    }
+    if let Some(first) = bad.first() {
+        let others = if bad.len() > 1 { format!(" and {} others", bad.len() - 1) } else { String::new() };
+        outputs.notes.push(format!(
+            "line {first}{others} of the outputs file is left out: it is not key=value with a key of letters, digits, _ . - \
+             and without a secret"
+        ));
+    }
+    outputs
+}
+
+fn valid_key(key: &str) -> bool {
+    key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_the_good_lines_and_names_the_bad() {
+        let outputs = parse(b"a=1\r\n\nb.c-d=x=y hunter2\n1x=2\nnothing\na=3", &Secrets::new(["hunter2"]));
+        let values: Vec<_> = outputs.values.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(values, ["a=3", "b.c-d=x=y ***"]);
+        assert_eq!(outputs.notes.len(), 1);
+        assert!(outputs.notes[0].starts_with("line 4 and 1 others"), "{:?}", outputs.notes);
+    }
+
+    #[test]
+    fn a_key_holds_no_secret() {
+        let outputs = parse(b"token_hunter2=1\nhunter2=2\nb=3", &Secrets::new(["hunter2"]));
+        assert_eq!(outputs.values.into_keys().collect::<Vec<_>>(), ["b"]);
+        assert!(!outputs.notes.concat().contains("hunter2"), "{:?}", outputs.notes);
+    }
+
+    #[test]
+    fn is_bounded() {
+        let text = "key=0123456789\n".repeat(10_000) + "last=1\n";
+        let outputs = parse(&text.as_bytes()[..=LIMIT], &Secrets::default());
+        assert_eq!(outputs.values.len(), 1);
+        assert!(outputs.notes[0].contains("larger than 65536 bytes"));
+    }
+
+    #[test]
+    fn follows_no_link_and_waits_for_no_pipe() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        assert_eq!(read(&link, &Secrets::default()).values.len(), 0);
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert_eq!(read(&pipe, &Secrets::default()).notes.len(), 1);
+        assert_eq!(read(&folder.path().join("none"), &Secrets::default()), Outputs::default());
+    }
+}

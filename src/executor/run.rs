@@ -1,0 +1,250 @@
+//! One run: its attempts, each with its commands in order, and the ending that they make.
+//!
+//! Deliberately without processes of its own: `command` runs one and proves it dead.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::command::{self, CommandEnd};
+use super::output::Recorder;
+use super::outputs::{self, Outputs};
+use super::prepare::{self, Resolved};
+use super::run_dir::RunDir;
+use super::signal_name::signal_name;
+use super::stop::{Cause, StopKind, Stops};
+use super::wire::{Exit, Order, Report};
+use super::{Clock, Finished, Job, MARKER, Settings};
+use crate::domain::record::{Attempt, Ending, Outcome};
+use crate::domain::span::Span;
+
+/// Runs a job to its end. It can't fail: whatever goes wrong is an ending.
+pub async fn run(settings: Arc<Settings>, clock: Clock, job: Job, mut stops: Stops, mut output: Recorder) -> Finished {
+    let mut ending = match attempts(&settings, &clock, job, &mut stops, &mut output).await {
+        Ok(ending) => ending,
+        Err(message) => {
+            output.note(&format!("[stagehook] {message}"));
+            Ending::plain(Outcome::Failed, message)
+        }
+    };
+    let (text, digest, last_line) = output.finish();
+    ending.output = Some(digest);
+    ending.last_line = last_line;
+    Finished { ending, output: text }
+}
+
+async fn attempts(
+    settings: &Settings,
+    clock: &Clock,
+    job: Job,
+    stops: &mut Stops,
+    output: &mut Recorder,
+) -> Result<Ending, String> {
+    let job = Arc::new(job);
+    let (resolved, dir) = blocking({
+        let (job, work_dir) = (Arc::clone(&job), settings.work_dir.clone());
+        move || {
+            let resolved = prepare::resolve(&job.env, &job.secret_values)?;
+            let dir = RunDir::create(&work_dir, job.run, &job.event)
+                .map_err(|error| format!("the run's folder in {} could not be made: {error}", work_dir.display()))?;
+            Ok((resolved, Arc::new(dir)))
+        }
+    })
+    .await?;
+    output.mask(&resolved.secrets);
+    let mut walk = Walk { settings, clock, job: &job, resolved: &resolved, dir, stops, output };
+    let mut all = Vec::new();
+    let mut last = Ending::plain(Outcome::Failed, "");
+    for number in 1..=job.retries.saturating_add(1) {
+        if let Some(cause) = walk.stops.now() {
+            // Between two attempts, or before the first: nothing is alive.
+            let (outcome, message) = walk.stopped(&cause);
+            return Ok(Ending { outcome, message, attempts: all, ..last });
+        }
+        if number > 1 {
+            walk.output.note(&format!("--- attempt {number} ---"));
+        }
+        walk.output.begin_attempt();
+        let (attempt, outcome, outputs) = walk.attempt(number).await?;
+        last = Ending {
+            outcome,
+            exit_code: attempt.exit_code,
+            signal: attempt.signal,
+            message: attempt.message.clone(),
+            last_line: String::new(),
+            attempts: Vec::new(),
+            output: None,
+            outputs,
+        };
+        all.push(attempt);
+        if outcome != Outcome::Failed {
+            break;
+        }
+    }
+    Ok(Ending { attempts: all, ..last })
+}
+
+struct Walk<'a> {
+    settings: &'a Settings,
+    clock: &'a Clock,
+    job: &'a Job,
+    resolved: &'a Resolved,
+    dir: Arc<RunDir>,
+    stops: &'a mut Stops,
+    output: &'a mut Recorder,
+}
+
+/// How one command, and with it an attempt, ended.
+struct Step {
+    outcome: Outcome,
+    exit: Option<Exit>,
+    message: String,
+}
+
+impl Walk<'_> {
+    async fn attempt(&mut self, number: u32) -> Result<(Attempt, Outcome, BTreeMap<String, String>), String> {
+        let outputs_file = blocking({
+            let dir = Arc::clone(&self.dir);
+            move || dir.outputs(number).map_err(|error| format!("the outputs file could not be made: {error}"))
+        })
+        .await?;
+        let env = self.environment(number, &outputs_file);
+        let started_at = (self.clock)();
+        let step = self.commands(&env).await;
+        let finished_at = (self.clock)();
+        let Outputs { values, notes } = blocking({
+            let secrets = self.resolved.secrets.clone();
+            move || Ok(outputs::read(&outputs_file, &secrets))
+        })
+        .await?;
+        for note in &notes {
+            self.output.note(&format!("[stagehook] {note}"));
+        }
+        let (exit_code, signal) = match step.exit {
+            Some(Exit::Code(code)) => (Some(code), None),
+            Some(Exit::Signal(signal)) => (None, Some(signal)),
+            None => (None, None),
+        };
+        let message = self.resolved.secrets.mask_text(&step.message);
+        Ok((Attempt { started_at, finished_at, exit_code, signal, message }, step.outcome, values))
+    }
+
+    /// The commands in order, up to the first that does not succeed.
+    async fn commands(&mut self, env: &[(Vec<u8>, Vec<u8>)]) -> Step {
+        let count = self.job.commands.len();
+        let mut step = Step { outcome: Outcome::Succeeded, exit: None, message: "nothing to run".to_owned() };
+        for (index, text) in self.job.commands.iter().enumerate() {
+            if let Some(cause) = self.stops.now() {
+                let (outcome, message) = self.stopped(&cause);
+                return Step { outcome, message, ..step };
+            }
+            step = self.command(text, env).await;
+            if step.outcome != Outcome::Succeeded {
+                if step.exit.is_none() {
+                    // Nothing else in the output tells why there is so little of it.
+                    self.output.note(&format!("[stagehook] {}", step.message));
+                }
+                if count > 1 {
+                    step.message.push_str(&format!(" (command {} of {count})", index + 1));
+                }
+                break;
+            }
+        }
+        step
+    }
+
+    async fn command(&mut self, text: &str, env: &[(Vec<u8>, Vec<u8>)]) -> Step {
+        let failed = |message: String| Step { outcome: Outcome::Failed, exit: None, message };
+        let mut argv: Vec<Vec<u8>> = self.job.shell.iter().map(|part| part.clone().into_bytes()).collect();
+        argv.push(text.as_bytes().to_vec());
+        if argv.iter().any(|part| part.contains(&0)) {
+            return failed("the script has a NUL byte, which no program's argument can hold".to_owned());
+        }
+        let wanted = Path::new(&self.job.directory);
+        let directory = prepare::nearest_directory(wanted);
+        if directory != wanted {
+            self.output.note(&format!(
+                "[stagehook] the working directory {} is gone; running in {}",
+                wanted.display(),
+                directory.display()
+            ));
+        }
+        let order = Order {
+            argv,
+            env: env.to_vec(),
+            directory: directory.into_os_string().into_encoded_bytes(),
+            kill_grace: self.settings.kill_grace,
+        };
+        let end = command::run(&self.settings.supervisor, self.job.run, &order, self.stops, self.output).await;
+        match end {
+            Ok(end) => self.judge(&order, end),
+            Err(error) => failed(format!("the script's supervisor could not be run: {error}")),
+        }
+    }
+
+    fn judge(&self, order: &Order, end: CommandEnd) -> Step {
+        match (end.report, end.cause) {
+            (Some(Report::NotStarted { errno }), _) => {
+                Step { outcome: Outcome::Failed, exit: None, message: prepare::why_not_started(order, errno) }
+            }
+            // Stopped while it ran; had it ended before, its own end would be the truth.
+            (Some(Report::Ended { exit, stopped: true, .. }), Some(cause)) => {
+                let (outcome, message) = self.stopped(&cause);
+                Step { outcome, exit: Some(exit), message }
+            }
+            (Some(Report::Ended { exit, left_behind, .. }), _) => {
+                let outcome = if exit == Exit::Code(0) { Outcome::Succeeded } else { Outcome::Failed };
+                let mut message = match exit {
+                    Exit::Code(code) => format!("exit code {code}"),
+                    Exit::Signal(signal) => format!("killed by signal {signal}{}", signal_name(signal)),
+                };
+                message.push_str(&match left_behind {
+                    0 => String::new(),
+                    1 => "; 1 process left behind was killed".to_owned(),
+                    n => format!("; {n} processes left behind were killed"),
+                });
+                Step { outcome, exit: Some(exit), message }
+            }
+            (None, Some(cause)) => {
+                let (outcome, message) = self.stopped(&cause);
+                Step { outcome, exit: None, message }
+            }
+            (None, None) => {
+                let message = format!(
+                    "the script's supervisor was killed from outside (perhaps memory ran out); {} of the script's processes were \
+                     then killed",
+                    end.cleared
+                );
+                Step { outcome: Outcome::Failed, exit: None, message }
+            }
+        }
+    }
+
+    fn stopped(&self, cause: &Cause) -> (Outcome, String) {
+        let (outcome, message) = match cause {
+            Cause::Timeout => (Outcome::TimedOut, format!("timed out after {}", Span(self.job.timeout))),
+            Cause::Asked(StopKind::Cancelled(why)) => (Outcome::Cancelled, format!("cancelled: {why}")),
+            Cause::Asked(StopKind::Interrupted(why)) => (Outcome::Interrupted, format!("interrupted: {why}")),
+        };
+        (outcome, self.resolved.secrets.mask_text(&message))
+    }
+
+    /// What the executor knows, then the job's own, which wins, then the marker, which nobody overrules.
+    fn environment(&self, attempt: u32, outputs_file: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let path = |path: PathBuf| path.into_os_string().into_encoded_bytes();
+        let mut env: BTreeMap<String, Vec<u8>> = BTreeMap::from([
+            ("STAGEHOOK_ATTEMPT".to_owned(), attempt.to_string().into_bytes()),
+            ("STAGEHOOK_EVENT_FILE".to_owned(), path(self.dir.event())),
+            ("STAGEHOOK_OUTPUT".to_owned(), path(outputs_file.to_path_buf())),
+            ("STAGEHOOK_OUTPUTS".to_owned(), self.job.outputs_of_earlier.to_string().into_bytes()),
+        ]);
+        env.extend(self.resolved.env.clone());
+        env.insert(MARKER.to_owned(), self.job.run.to_string().into_bytes());
+        env.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect()
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| io::Error::other(error).to_string())?
+}

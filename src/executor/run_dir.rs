@@ -1,0 +1,143 @@
+//! The private folder of one run: the call's payload, and the files in which attempts leave outputs.
+//!
+//! Deliberately not the scripts' working directory. It is gone when the run is over.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::domain::ids::RunId;
+
+/// A folder that only the service's user may enter; removed when it is dropped.
+pub struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the folder of a run, with the payload in it.
+    pub fn create(work_dir: &Path, run: RunId, event: &serde_json::Value) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(work_dir)?;
+        let path = work_dir.join(run.to_string());
+        // What an earlier life of the service left under that name is nobody's any more.
+        match remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        DirBuilder::new().mode(0o700).create(&path)?;
+        let dir = Self { path: fs::canonicalize(path)? };
+        let mut file = create(&dir.event())?;
+        file.write_all(&serde_json::to_vec(event)?)?;
+        Ok(dir)
+    }
+
+    /// The payload's file.
+    pub fn event(&self) -> PathBuf {
+        self.path.join("event.json")
+    }
+
+    /// The outputs file of an attempt, made anew.
+    pub fn outputs(&self, attempt: u32) -> io::Result<PathBuf> {
+        let path = self.path.join(format!("output-{attempt}"));
+        create(&path)?;
+        Ok(path)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // What can't be removed now is removed at the next start.
+        let _ = remove(&self.path);
+    }
+}
+
+/// Removes the folders that an earlier life of the service left; one that can't be removed keeps none of the others.
+pub fn clean(work_dir: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(work_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let mut outcome = Ok(());
+    for entry in entries {
+        let entry = entry?;
+        // Nothing but what is named like a run: the folder may be shared by mistake.
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<RunId>().is_ok()) {
+            outcome = outcome.and(remove(&entry.path()));
+        }
+    }
+    outcome
+}
+
+/// Removes a folder with all that is in it, also where a script took away its own right to write there (a cache of
+/// Go modules is such a place): a folder in it that can't be emptied is opened first.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            open_up(path);
+            fs::remove_dir_all(path)
+        }
+        result => result,
+    }
+}
+
+fn open_up(folder: &Path) {
+    // Whatever fails here fails again when it is removed, and is told there.
+    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // The entry's own type: a link to a folder elsewhere is no folder.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
+}
+
+fn create(path: &Path) -> io::Result<fs::File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(n: u8) -> RunId {
+        format!("run_0000000000000000000000000{n}").parse().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_run_that_took_its_own_rights_away() {
+        let work = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let rights = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(elsewhere.path(), rights.clone()).unwrap();
+        let leave = |n| {
+            let dir = RunDir::create(work.path(), run(n), &serde_json::Value::Null).unwrap();
+            let deep = dir.path.join("cache/deep");
+            fs::create_dir_all(&deep).unwrap();
+            fs::write(deep.join("file"), "x").unwrap();
+            std::os::unix::fs::symlink(elsewhere.path(), dir.path.join("cache/link")).unwrap();
+            fs::set_permissions(&deep, fs::Permissions::from_mode(0o555)).unwrap();
+            fs::set_permissions(dir.path.join("cache"), fs::Permissions::from_mode(0o000)).unwrap();
+            dir
+        };
+        drop(leave(1));
+        assert_eq!(fs::read_dir(work.path()).unwrap().count(), 0);
+        std::mem::forget(leave(1));
+        std::mem::forget(leave(2));
+        fs::write(work.path().join("notes.txt"), "mine").unwrap();
+        clean(work.path()).unwrap();
+        assert_eq!(fs::read_dir(work.path()).unwrap().count(), 1, "what is named otherwise stays");
+        assert_eq!(fs::metadata(elsewhere.path()).unwrap().permissions().mode() & 0o777, rights.mode() & 0o777);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_keeps_none_of_the_others() {
+        let work = tempfile::tempdir().unwrap();
+        for n in [1, 3] {
+            std::mem::forget(RunDir::create(work.path(), run(n), &serde_json::Value::Null).unwrap());
+        }
+        // A file is no run's folder, and is not ours to remove.
+        fs::write(work.path().join(run(2).to_string()), "x").unwrap();
+        assert!(clean(work.path()).is_err());
+        assert_eq!(fs::read_dir(work.path()).unwrap().count(), 1);
+    }
+}

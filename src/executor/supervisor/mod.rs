@@ -1,0 +1,125 @@
+//! The supervisor: this program once more, small, as the parent of one script.
+//!
+//! A child subreaper, so that every descendant of the script, whatever it did to its group, session
+//! or environment, stays below it. It is done only when `waitpid` says that no child is left: that is the proof of
+//! death which the server reports. When the server dies, the socket closes and everything is
+//! killed. Deliberately without tokio, threads and anything that could allocate much: it should be
+//! the last one that the system's memory killer picks.
+
+mod signals;
+mod tree;
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
+
+use self::signals::Signals;
+use self::tree::Tree;
+use super::wire::{KILL, Order, Report, TERM};
+
+/// The argument that makes this program a supervisor.
+pub const ARGUMENT: &str = "__supervise";
+
+/// Runs as a supervisor if the first argument says so; to be asked first of all in `main`.
+pub fn main_if_asked() -> Option<ExitCode> {
+    if std::env::args_os().nth(1)? != ARGUMENT {
+        return None;
+    }
+    Some(match supervise() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Stderr is the run's output.
+            let _ = writeln!(io::stderr(), "the supervisor of this script failed: {error}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+fn supervise() -> io::Result<()> {
+    let control = io::stdin();
+    if rustix::net::sockopt::socket_type(&control).is_err() {
+        return Err(io::Error::other("it is started by the service itself, never by hand"));
+    }
+    // A session of its own: no terminal's signals come here, and the script can't join the
+    // server's process group.
+    setsid()?;
+    set_child_subreaper(Some(getpid()))?;
+    let signals = Signals::install()?;
+    let mut control = File::from(control.as_fd().try_clone_to_owned()?);
+    let order = Order::read(&mut control)?;
+    let report = match start(&order) {
+        Ok(main) => watch(Tree::new(main, order.kill_grace), &control, &signals)?,
+        Err(error) => Report::NotStarted { errno: error.raw_os_error().unwrap_or(0) },
+    };
+    // The server may be gone: then nobody is interested.
+    let _ = control.write_all(&report.encode());
+    Ok(())
+}
+
+fn start(order: &Order) -> io::Result<Pid> {
+    let text = |bytes: &Vec<u8>| OsString::from_vec(bytes.clone());
+    let (program, arguments) = order.argv.split_first().ok_or(Errno::INVAL)?;
+    let child = Command::new(text(program))
+        .args(arguments.iter().map(text))
+        .env_clear()
+        .envs(order.env.iter().map(|(name, value)| (text(name), text(value))))
+        .current_dir(text(&order.directory))
+        .stdin(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    Ok(Pid::from_child(&child))
+}
+
+fn watch(mut tree: Tree, control: &File, signals: &Signals) -> io::Result<Report> {
+    let mut connected = true;
+    loop {
+        signals.clear();
+        if signals.term() {
+            tree.stop(Instant::now());
+        }
+        if signals.quit() {
+            tree.kill();
+        }
+        if let Some(report) = tree.advance(Instant::now())? {
+            return Ok(report);
+        }
+        let timeout = tree.wakes_at().map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        let mut descriptors =
+            [PollFd::from_borrowed_fd(signals.descriptor(), PollFlags::IN), PollFd::new(control, PollFlags::IN)];
+        // A closed socket would be ready for ever.
+        let watched = if connected { 2 } else { 1 };
+        match poll(&mut descriptors[..watched], timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if connected && !descriptors[1].revents().is_empty() {
+            let mut word = [0];
+            match rustix::io::read(control, &mut word) {
+                Ok(1) if word[0] == TERM => tree.stop(Instant::now()),
+                Ok(1) if word[0] == KILL => tree.kill(),
+                Ok(1) | Err(Errno::INTR | Errno::AGAIN) => {}
+                // The server is dead: its scripts don't outlive it.
+                Ok(_) | Err(_) => {
+                    connected = false;
+                    tree.kill();
+                }
+            }
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
+    }
+}
