@@ -3,7 +3,7 @@
 //! The floors, from the ground up; imports go downward only:
 //!
 //! - [`domain`]: what a deployment is and every rule about it; pure
-//! - `config`, `ledger`, `executor`, `source`: settings and pipelines, the durable records, running scripts,
+//! - [`config`], [`ledger`], [`executor`], [`source`]: settings and pipelines, the durable records, running scripts,
 //!   the callers' dialects
 //! - `engine`: commits what the core decides, then does it
 //! - `http`, `cli`: the service on the wire, the command line
@@ -13,3 +13,4 @@ pub mod config;
 pub mod domain;
 pub mod executor;
 pub mod ledger;
+pub mod source;

@@ -1,0 +1,241 @@
+//! How a verdict is written: status, headers and a body of text or JSON.
+//!
+//! The table «Answers»: approved 200, rejected 501 and pending 503 unless the settings say otherwise; a replay that
+//! still goes on is 202; Flagger's question is 200 or 404. Never 204, which Flagger takes for a failure. Refusals of
+//! requests that were not understood are not here; `http` writes those as problems.
+
+use http::header::{ACCEPT, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::domain::call::{Answer, StageReport, Subject, Verdict};
+use crate::domain::ids::DeploymentId;
+use crate::domain::names::{Application, Source};
+
+/// After how many seconds a pending call is worth repeating.
+pub const RETRY_SECONDS: u16 = 5;
+
+/// The statuses that a source's settings may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statuses {
+    /// For a rejection. 501 is the one 5xx that Flagger and curl do not repeat, and its body reaches the events.
+    pub rejected: StatusCode,
+    /// For a verdict that is not known yet.
+    pub pending: StatusCode,
+}
+
+impl Default for Statuses {
+    fn default() -> Self {
+        Self { rejected: StatusCode::NOT_IMPLEMENTED, pending: StatusCode::SERVICE_UNAVAILABLE }
+    }
+}
+
+/// The form of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// One line for people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Form {
+    /// What the `Accept` header prefers, else the source's default.
+    pub fn of(source: Source, headers: &HeaderMap) -> Self {
+        let default = match source {
+            Source::Flagger => super::flagger::DEFAULT_FORM,
+            Source::Generic => super::generic::DEFAULT_FORM,
+        };
+        let (json, text) = headers
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .fold((0.0_f32, 0.0_f32), |(json, text), range| match weigh(range) {
+                (Some(Self::Json), q) => (json.max(q), text),
+                (Some(Self::Text), q) => (json, text.max(q)),
+                (None, _) => (json, text),
+            });
+        if json > text {
+            Self::Json
+        } else if text > json {
+            Self::Text
+        } else {
+            default
+        }
+    }
+}
+
+/// The form that one media range of an `Accept` header asks for, and how much. `*/*` asks for nothing in particular.
+fn weigh(range: &str) -> (Option<Form>, f32) {
+    let mut parts = range.split(';').map(str::trim);
+    let form = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        "application/json" | "application/problem+json" | "application/*" => Some(Form::Json),
+        "text/plain" | "text/*" => Some(Form::Text),
+        _ => None,
+    };
+    let q = parts.find_map(|part| part.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0);
+    (form, q)
+}
+
+/// What an answer is about, as the call's path and body said it.
+#[derive(Clone, Copy, Debug)]
+pub struct About<'a> {
+    /// The application.
+    pub application: &'a Application,
+    /// The hook of the path; for Flagger's event hook it is no lifecycle point.
+    pub hook: &'a str,
+}
+
+/// The path at which a deployment can be looked at.
+pub fn location(deployment: DeploymentId) -> String {
+    format!("/api/v1/deployments/{deployment}")
+}
+
+/// The status of an answer.
+pub fn status(answer: &Answer, statuses: Statuses) -> StatusCode {
+    match (answer.subject, answer.verdict) {
+        (Subject::Question, Verdict::Rejected | Verdict::Pending) => StatusCode::NOT_FOUND,
+        (Subject::Replay, Verdict::Pending) => StatusCode::ACCEPTED,
+        (Subject::Note, _) | (_, Verdict::Approved) => StatusCode::OK,
+        (Subject::Gate | Subject::Replay, Verdict::Rejected) => statuses.rejected,
+        (Subject::Gate, Verdict::Pending) => statuses.pending,
+    }
+}
+
+/// Writes an answer.
+pub fn answer(answer: &Answer, about: About<'_>, statuses: Statuses, form: Form) -> Response<String> {
+    let (kind, body) = match form {
+        Form::Text => ("text/plain; charset=utf-8", format!("{}\n", answer.message)),
+        Form::Json => ("application/json", json(answer, about)),
+    };
+    let mut response = Response::new(body);
+    *response.status_mut() = status(answer, statuses);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    if answer.verdict == Verdict::Pending {
+        headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+    }
+    // An id is letters, digits and an underscore, so it always is a header value.
+    if let Some(value) = answer.deployment.and_then(|id| HeaderValue::try_from(location(id)).ok()) {
+        headers.insert(LOCATION, value);
+    }
+    response
+}
+
+fn json(answer: &Answer, about: About<'_>) -> String {
+    #[derive(Serialize)]
+    struct Document<'a> {
+        verdict: Verdict,
+        application: &'a Application,
+        deployment: Option<DeploymentId>,
+        hook: &'a str,
+        message: &'a str,
+        stages: &'a [StageReport],
+    }
+    let document = Document {
+        verdict: answer.verdict,
+        application: about.application,
+        deployment: answer.deployment,
+        hook: about.hook,
+        message: &answer.message,
+        stages: &answer.stages,
+    };
+    // A struct of strings and numbers has no way to fail.
+    serde_json::to_string(&document).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::hook::Hook;
+
+    const ID: &str = "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV";
+
+    fn told(subject: Subject, verdict: Verdict) -> Answer {
+        Answer {
+            verdict,
+            subject,
+            hook: Hook::PreRollout,
+            deployment: Some(ID.parse().unwrap()),
+            message: "stage migrate failed (exit code 3): no such table".to_owned(),
+            stages: vec![StageReport {
+                id: "migrate".parse().unwrap(),
+                name: "SCRIPT_RUN".to_owned(),
+                state: Some("Failed".to_owned()),
+                run: None,
+                exit_code: Some(3),
+                duration_ms: Some(12),
+            }],
+        }
+    }
+
+    fn write(subject: Subject, verdict: Verdict, form: Form) -> Response<String> {
+        let application = "test/podinfo".parse().unwrap();
+        let about = About { application: &application, hook: "pre-rollout" };
+        answer(&told(subject, verdict), about, Statuses::default(), form)
+    }
+
+    #[test]
+    fn the_table_of_answers() {
+        use Subject::{Gate, Note, Question, Replay};
+        use Verdict::{Approved, Pending, Rejected};
+        for (subject, verdict, status, retry) in [
+            (Gate, Approved, 200, false),
+            (Gate, Rejected, 501, false),
+            (Gate, Pending, 503, true),
+            (Replay, Approved, 200, false),
+            (Replay, Rejected, 501, false),
+            (Replay, Pending, 202, true),
+            (Question, Approved, 200, false),
+            (Question, Rejected, 404, false),
+            (Note, Approved, 200, false),
+            (Note, Rejected, 200, false),
+        ] {
+            let response = write(subject, verdict, Form::Text);
+            assert_eq!(response.status().as_u16(), status, "{subject:?} {verdict:?}");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), retry, "{subject:?} {verdict:?}");
+            assert_eq!(response.headers()[LOCATION], format!("/api/v1/deployments/{ID}"));
+            assert_eq!(response.body(), "stage migrate failed (exit code 3): no such table\n");
+        }
+    }
+
+    #[test]
+    fn the_settings_choose_the_statuses() {
+        let statuses = Statuses { rejected: StatusCode::UNPROCESSABLE_ENTITY, pending: StatusCode::TOO_MANY_REQUESTS };
+        assert_eq!(status(&told(Subject::Gate, Verdict::Rejected), statuses), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(status(&told(Subject::Gate, Verdict::Pending), statuses), StatusCode::TOO_MANY_REQUESTS);
+    }
+
+    #[test]
+    fn json_has_the_documented_shape() {
+        let response = write(Subject::Gate, Verdict::Rejected, Form::Json);
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
+        let value: serde_json::Value = serde_json::from_str(response.body()).unwrap();
+        let expected = serde_json::json!({
+            "verdict": "rejected", "application": "test/podinfo", "deployment": ID, "hook": "pre-rollout",
+            "message": "stage migrate failed (exit code 3): no such table",
+            "stages": [{"id": "migrate", "name": "SCRIPT_RUN", "state": "Failed", "run": null, "exitCode": 3, "durationMs": 12}],
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn accept_decides_the_form() {
+        for (source, accept, form) in [
+            (Source::Flagger, None, Form::Text),
+            (Source::Flagger, Some("*/*"), Form::Text),
+            (Source::Flagger, Some("application/json"), Form::Json),
+            (Source::Generic, None, Form::Json),
+            (Source::Generic, Some("*/*"), Form::Json),
+            (Source::Generic, Some("text/plain"), Form::Text),
+            (Source::Generic, Some("text/plain;q=0.5, application/json"), Form::Json),
+            (Source::Generic, Some("text/plain, application/json; q=0.5"), Form::Text),
+            (Source::Generic, Some("text/plain;q=0"), Form::Json),
+            (Source::Flagger, Some("text/html, application/problem+json"), Form::Json),
+        ] {
+            let headers = accept.map(|accept| (ACCEPT, HeaderValue::from_static(accept))).into_iter().collect();
+            assert_eq!(Form::of(source, &headers), form, "{source} {accept:?}");
+        }
+    }
+}
