@@ -5,12 +5,13 @@
 //! - [`domain`]: what a deployment is and every rule about it; pure
 //! - [`config`], [`ledger`], [`executor`], [`source`]: settings and pipelines, the durable records, running scripts,
 //!   the callers' dialects
-//! - `engine`: commits what the core decides, then does it
+//! - [`engine`]: commits what the core decides, then does it
 //! - `http`, `cli`: the service on the wire, the command line
 //! - `app`: the program
 
 pub mod config;
 pub mod domain;
+pub mod engine;
 pub mod executor;
 pub mod ledger;
 pub mod source;

@@ -1,0 +1,195 @@
+//! Actions: scripts and timers that are alive, and the slots they wait for.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::task::AbortHandle;
+
+use super::slots::{For, Slot};
+use super::{Engine, Told, clock, job};
+use crate::domain::call::{Action, Command, WaitKey};
+use crate::domain::ids::RunId;
+use crate::domain::names::{Source, StreamId};
+use crate::domain::record::{Actor, Ending, Outcome};
+use crate::domain::state::Stream;
+use crate::executor::{OutputView, StopKind, Stopper};
+
+/// A run that is alive here.
+#[derive(Debug)]
+pub enum Live {
+    /// A script.
+    Script {
+        /// How to end it.
+        stopper: Stopper,
+        /// What it prints.
+        output: OutputView,
+    },
+    /// A wait.
+    Wait {
+        /// Its timer.
+        timer: AbortHandle,
+    },
+}
+
+impl Live {
+    /// What it prints.
+    pub fn output(&self) -> Option<OutputView> {
+        match self {
+            Self::Script { output, .. } => Some(output.clone()),
+            Self::Wait { .. } => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Does what was decided, now that it is durable. Never waits.
+    pub(super) fn act(&self, id: &StreamId, stream: &Stream, action: Action, slot: &mut Option<Slot>) {
+        match action {
+            Action::Start(run) => self.start_script(id, stream, run, slot.take()),
+            Action::Stop { run, why } => self.stop(run, StopKind::Cancelled(why)),
+            Action::ArmWait { run, until } => self.arm_wait(id, run, until),
+            Action::ArmSignal { deployment, at } => {
+                let (engine, id) = (self.clone(), id.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(clock::until(at)).await;
+                    engine.insist(id, Command::SignalTimedOut { deployment }, None, Vec::new()).await;
+                });
+            }
+            Action::Queue { deployment, hook } => {
+                let key = WaitKey::Hook(deployment, hook);
+                self.queue(id, key, For::Forward, Command::Granted { deployment, hook });
+            }
+            Action::QueueReplay { deployment } => {
+                let key = WaitKey::Replay(deployment);
+                self.queue(id, key, For::Rollback, Command::GrantedReplay { deployment });
+            }
+            Action::Unblocked => {
+                for source in Source::ALL {
+                    let (engine, id) = (self.clone(), StreamId { source, application: id.application.clone() });
+                    tokio::spawn(async move {
+                        engine.insist(id, Command::Resume { at_start: false }, None, Vec::new()).await;
+                    });
+                }
+            }
+        }
+    }
+
+    /// Asks a script to end for good, or stops the timer of a wait, whose end is recorded already.
+    fn stop(&self, run: RunId, kind: StopKind) {
+        let mut live = self.0.live();
+        match live.get(&run) {
+            Some(Live::Script { stopper, .. }) => stopper.stop(kind),
+            Some(Live::Wait { timer }) => {
+                timer.abort();
+                live.remove(&run);
+                self.0.unfinished.send_modify(|_| ());
+            }
+            None => {}
+        }
+    }
+
+    /// Commits a command, however long the ledger can't be written: what has happened can't be
+    /// left out of it.
+    pub(super) fn insist(
+        &self,
+        id: StreamId,
+        command: Command,
+        slot: Option<Slot>,
+        outputs: Vec<(RunId, Vec<u8>)>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let engine = self.clone();
+        // Boxed, since a turn leads to an action and an action to a turn.
+        let work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            let mut slot = slot;
+            let mut pause = Duration::from_millis(50);
+            loop {
+                let turned =
+                    engine.turn(id.clone(), command.clone(), Actor::stagehook(), slot.take(), outputs.clone()).await;
+                let Err(why) = turned else { return };
+                tracing::error!(stream = %id, why, "the ledger can't take a record; trying again");
+                // Nothing can be decided meanwhile; what comes later is kept for the next call.
+                engine
+                    .0
+                    .applications
+                    .entry(&id.application)
+                    .waiters
+                    .tell_all(id.source, &Told::Unavailable { message: why });
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+        });
+        work
+    }
+
+    fn start_script(&self, id: &StreamId, stream: &Stream, run: RunId, slot: Option<Slot>) {
+        let Some(job) = job::of(&self.0.settings.inherited, stream, run) else {
+            // Decided and committed just now, so it is there; were it not, its record must still end.
+            let ending = Ending::plain(Outcome::Failed, "its stage is not in the pinned pipeline");
+            self.begin();
+            self.finish(id, run, ending, slot, Vec::new());
+            return;
+        };
+        self.begin();
+        let running = self.0.executor.start(job);
+        self.0.live().insert(run, Live::Script { stopper: running.stopper, output: running.output });
+        let (engine, id) = (self.clone(), id.clone());
+        tokio::spawn(async move {
+            let (ending, output) = match running.done.await {
+                Ok(finished) => (finished.ending, finished.output),
+                Err(panic) => {
+                    tracing::error!(%run, %panic, "the executor lost a run");
+                    (Ending::plain(Outcome::Failed, "Stagehook lost it; see the log"), Vec::new())
+                }
+            };
+            engine.finish(&id, run, ending, slot, output);
+        });
+    }
+
+    /// Records a script's end; its output stays readable until that is durable.
+    fn finish(&self, id: &StreamId, run: RunId, ending: Ending, slot: Option<Slot>, output: Vec<u8>) {
+        let outputs = if output.is_empty() { Vec::new() } else { vec![(run, output)] };
+        let command = Command::Finished { run, ending, waited: Vec::new() };
+        let (engine, committed) = (self.clone(), self.insist(id.clone(), command, slot, outputs));
+        tokio::spawn(async move {
+            committed.await;
+            engine.0.live().remove(&run);
+            engine.0.unfinished.send_modify(|count| *count = count.saturating_sub(1));
+        });
+    }
+
+    fn begin(&self) {
+        self.0.unfinished.send_modify(|count| *count += 1);
+    }
+
+    fn arm_wait(&self, id: &StreamId, run: RunId, until: Timestamp) {
+        let (engine, id) = (self.clone(), id.clone());
+        let mut live = self.0.live();
+        if live.contains_key(&run) {
+            return;
+        }
+        let timer = tokio::spawn(async move {
+            tokio::time::sleep(clock::until(until)).await;
+            let ending = Ending::plain(Outcome::Succeeded, "waited");
+            engine.insist(id, Command::Finished { run, ending, waited: Vec::new() }, None, Vec::new()).await;
+            engine.0.live().remove(&run);
+            engine.0.unfinished.send_modify(|_| ());
+        });
+        live.insert(run, Live::Wait { timer: timer.abort_handle() });
+    }
+
+    fn queue(&self, id: &StreamId, key: WaitKey, purpose: For, command: Command) {
+        if !self.0.tickets().insert(key) {
+            return;
+        }
+        let (engine, id) = (self.clone(), id.clone());
+        tokio::spawn(async move {
+            let slot = engine.0.slots.take(purpose).await;
+            // Given back before the turn: what the turn itself queues must find its place free.
+            engine.0.tickets().remove(&key);
+            if slot.is_some() {
+                engine.insist(id, command, slot, Vec::new()).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,411 @@
+//! One turn: lock the application, decide, commit, act, wake who waited.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::Instant;
+
+use super::application::{Entry, InUse, Streams};
+use super::slots::Slot;
+use super::waiters::Waiter;
+use super::{Engine, RunEnded, Told, clock};
+use crate::domain::answer;
+use crate::domain::call::{Action, Command, Reply, Says, WaitKey};
+use crate::domain::decide::{Context, Decision, decide, settled};
+use crate::domain::ids::{DeploymentId, RunId};
+use crate::domain::names::{Source, StreamId};
+use crate::domain::pipeline::{Pipeline, PipelineHash, Stage};
+use crate::domain::record::{Actor, EndState, Event, Fact};
+use crate::domain::state::Stream;
+use crate::ledger::{Append, AppendError, Loaded};
+
+/// How many ended deployments of a stream a decision may look back on.
+const KEEP: usize = 8;
+
+/// What came of a turn.
+#[derive(Debug)]
+pub struct Turned {
+    /// What the core said.
+    pub reply: Reply,
+    /// The place in line, where the answer is still to come.
+    pub waiter: Option<Waiter>,
+    /// The application.
+    pub application: InUse,
+    /// The stream.
+    pub stream: StreamId,
+}
+
+impl Engine {
+    /// Decides one command and carries the decision out. An error means that nothing was
+    /// committed and nothing done: the ledger could not be read or written.
+    pub(super) async fn turn(
+        &self,
+        id: StreamId,
+        command: Command,
+        by: Actor,
+        mut slot: Option<Slot>,
+        outputs: Vec<(RunId, Vec<u8>)>,
+    ) -> Result<Turned, String> {
+        let inner = &self.0;
+        let entry = inner.applications.entry(&id.application);
+        let mut streams = entry.streams.lock().await;
+        let waited = entry.waiters.keys();
+        let reply = self.carry_out(&id, &entry, &mut streams, command, &by, &mut slot, &outputs, &waited).await?;
+        for (source, key) in self.wake(&entry, &streams, &waited) {
+            // Still under the lock: the next call must not slip in before this is put right.
+            let (id, by) = (StreamId { source, application: id.application.clone() }, Actor::stagehook());
+            let command = Command::Unheard { key };
+            if let Err(why) = self.carry_out(&id, &entry, &mut streams, command, &by, &mut None, &[], &waited).await {
+                tracing::warn!(stream = %id, why, "a result that nobody heard counts as delivered");
+            }
+        }
+        let waiter = match reply {
+            Reply::Wait(key) => Some(entry.waiters.join(id.source, key)),
+            _ => None,
+        };
+        if waiter.is_some() {
+            // What it waits for may be there already: a replay without steps, a drain.
+            self.wake(&entry, &streams, &BTreeSet::new());
+        }
+        // Only now: whoever waited for one that is over has been told of it.
+        if let Some(stream) = streams.by_source.get_mut(&id.source) {
+            stream.forget(KEEP);
+        }
+        drop(streams);
+        Ok(Turned { reply, waiter, application: entry, stream: id })
+    }
+
+    /// Decides, commits, then acts.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one turn, borrowed apart")]
+    async fn carry_out(
+        &self,
+        id: &StreamId,
+        entry: &Entry,
+        streams: &mut Streams,
+        command: Command,
+        by: &Actor,
+        slot: &mut Option<Slot>,
+        outputs: &[(RunId, Vec<u8>)],
+        waited: &BTreeSet<(Source, WaitKey)>,
+    ) -> Result<Reply, String> {
+        let inner = &self.0;
+        let Decision { stream, facts, actions, reply } = loop {
+            self.load(id, streams, named(&command)).await?;
+            let mut decision = self.decide(id, streams, &command, by, slot.is_some(), waited);
+            if slot.is_none() && wants_slot(&decision) {
+                // With a slot that is free its script starts in this very commit.
+                *slot = inner.slots.try_take();
+                if slot.is_some() {
+                    decision = self.decide(id, streams, &command, by, true, waited);
+                }
+            }
+            if decision.facts.is_empty() {
+                break decision;
+            }
+            match inner.ledger.append(self.append(id, streams, &decision, outputs)).await {
+                Ok(_) => break decision,
+                Err(AppendError::Conflict { .. }) => {
+                    tracing::debug!(stream = %id, "another writer was first; deciding again");
+                    streams.by_source.clear();
+                }
+                Err(AppendError::Unavailable(why)) => {
+                    // What is in the ledger is not known: the commit may have happened after all.
+                    streams.by_source.clear();
+                    if !std::mem::replace(&mut streams.doubtful, true) {
+                        self.clear_up(id);
+                    }
+                    return Err(format!("the ledger can't be written: {why}"));
+                }
+            }
+        };
+        for fact in &facts {
+            self.tell(id, &stream, fact);
+        }
+        for action in actions {
+            self.act(id, &stream, action, slot);
+        }
+        let called = matches!(command, Command::Call(_)).then(|| (id.source, clock::now()));
+        streams.by_source.insert(id.source, stream);
+        entry.note(streams, called);
+        Ok(reply)
+    }
+
+    /// Tells the log, and whoever counts, of a committed fact.
+    fn tell(&self, id: &StreamId, stream: &Stream, fact: &Fact) {
+        log(id, stream, fact);
+        if let Event::StageFinished { run, ending, .. } = &fact.event
+            && let Some(run) = stream.owner_of(*run).and_then(|deployment| deployment.run(*run))
+        {
+            let took = fact.at.duration_since(run.started_at).try_into().unwrap_or_default();
+            let ended = RunEnded { is_rollback: run.is_rollback(), outcome: ending.outcome, took };
+            (self.0.settings.observer)(ended);
+        }
+    }
+
+    /// Waits for an answer, at most until the deadline.
+    pub(super) async fn held(
+        &self,
+        mut waiter: Waiter,
+        entry: &Entry,
+        id: &StreamId,
+        deadline: Option<Instant>,
+    ) -> Told {
+        let late = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = &mut waiter.answer => return answer.unwrap_or_else(|_| gone()),
+            () = late => {}
+        }
+        // Under the lock no decision is under way: either the answer is there, counted as
+        // delivered, or it comes later and is kept for the next call.
+        let streams = entry.streams.lock().await;
+        if let Ok(told) = waiter.answer.try_recv() {
+            return told;
+        }
+        let key = waiter.key;
+        drop(waiter);
+        streams.by_source.get(&id.source).and_then(|stream| pending(stream, key)).unwrap_or_else(gone)
+    }
+
+    fn decide(
+        &self,
+        id: &StreamId,
+        streams: &Streams,
+        command: &Command,
+        by: &Actor,
+        slot: bool,
+        keys: &BTreeSet<(Source, WaitKey)>,
+    ) -> Decision {
+        let inner = &self.0;
+        let now = clock::now();
+        let mut command = command.clone();
+        if let Command::Finished { waited, .. } = &mut command {
+            *waited = keys.iter().map(|(_, key)| *key).collect();
+        }
+        let others = || streams.by_source.iter().filter(|(source, _)| **source != id.source).map(|(_, stream)| stream);
+        let selected = inner.catalog.borrow().select(id.source, &id.application);
+        let empty;
+        let stream = match streams.by_source.get(&id.source) {
+            Some(stream) => stream,
+            None => {
+                empty = Stream::new(id.clone());
+                &empty
+            }
+        };
+        decide(
+            stream,
+            command,
+            Context {
+                now,
+                by: by.clone(),
+                owner: inner.settings.owner.clone(),
+                mint: &mut clock::mint(now),
+                slot,
+                queue_full: inner.slots.is_full(),
+                draining: inner.draining.load(Ordering::Acquire),
+                pipeline: selected.map(|selected| (selected.hash.clone(), Arc::clone(&selected.pipeline))),
+                rolling_back_elsewhere: others()
+                    .flat_map(|stream| &stream.deployments)
+                    .find(|d| d.is_rolling_back())
+                    .map(|d| d.id),
+                elsewhere: others().filter_map(|s| s.current().map(|current| (s.id.source, current.id))).collect(),
+                signal_timeout: inner.settings.signal_timeout,
+            },
+        )
+    }
+
+    fn append(&self, id: &StreamId, before: &Streams, decision: &Decision, outputs: &[(RunId, Vec<u8>)]) -> Append {
+        let touched: BTreeSet<DeploymentId> = decision.facts.iter().filter_map(|fact| fact.deployment).collect();
+        let touched = || touched.iter().filter_map(|id| decision.stream.get(*id));
+        let opened = |fact: &&Fact| matches!(fact.event, Event::Opened { .. });
+        let pipelines = decision
+            .facts
+            .iter()
+            .filter(opened)
+            .filter_map(|fact| decision.stream.get(fact.deployment?))
+            .map(|deployment| deployment.pipeline.pinned())
+            .collect();
+        let runs = decision
+            .facts
+            .iter()
+            .filter_map(|fact| match &fact.event {
+                Event::StageStarted { run, .. } => Some((*run, fact.deployment?)),
+                _ => None,
+            })
+            .collect();
+        Append {
+            stream: id.clone(),
+            expected: before.by_source.get(&id.source).map_or(0, |stream| stream.head),
+            facts: decision.facts.clone(),
+            summaries: touched().map(|deployment| decision.stream.summary(deployment)).collect(),
+            pipelines,
+            runs,
+            outputs: outputs.to_vec(),
+        }
+    }
+
+    /// Folds the application's streams if they are not in memory, and a deployment that is named
+    /// although it lies further back than rules look by themselves.
+    async fn load(&self, id: &StreamId, streams: &mut Streams, named: Option<DeploymentId>) -> Result<(), String> {
+        let ledger = &self.0.ledger;
+        if streams.by_source.is_empty() {
+            let mut folded = BTreeMap::new();
+            for source in Source::ALL {
+                let stream = StreamId { source, application: id.application.clone() };
+                let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
+                let mut state = Stream::new(stream);
+                fold(&mut state, &loaded)?;
+                folded.insert(source, state);
+            }
+            streams.by_source = folded;
+            if std::mem::take(&mut streams.doubtful) {
+                self.make_good(streams);
+            }
+        }
+        let Some(named) = named else { return Ok(()) };
+        if let Some(stream) = streams.by_source.get_mut(&id.source)
+            && stream.get(named).is_none()
+            && let Some((of, loaded)) = ledger.load_deployment(named).await.map_err(|error| error.to_string())?
+            && of == *id
+        {
+            fold(stream, &loaded)?;
+        }
+        Ok(())
+    }
+
+    /// Answers the calls whose wait is over. Returns what nobody was left to hear.
+    fn wake(&self, entry: &Entry, streams: &Streams, waited: &BTreeSet<(Source, WaitKey)>) -> Vec<(Source, WaitKey)> {
+        let draining = self.is_draining();
+        let mut unheard = Vec::new();
+        for (source, key) in entry.waiters.keys().union(waited).copied() {
+            let Some(stream) = streams.by_source.get(&source) else { continue };
+            if let Some(answer) = settled(stream, key) {
+                if !entry.waiters.tell(key, &Told::Answer(answer)) {
+                    unheard.push((source, key));
+                }
+            } else if draining && is_idle(stream, key) {
+                // Nothing will come before the end of the service: say so rather than hang.
+                if let Some(Told::Answer(mut answer)) = pending(stream, key) {
+                    answer.message.push_str("; Stagehook is shutting down and takes it up when it starts again");
+                    entry.waiters.tell(key, &Told::Answer(answer));
+                }
+            }
+        }
+        unheard
+    }
+
+    /// Answers the calls that wait for nothing that is alive, as the service is shutting down.
+    pub(super) async fn wake_all(&self) {
+        for entry in self.0.applications.all() {
+            let streams = entry.streams.lock().await;
+            self.wake(&entry, &streams, &BTreeSet::new());
+        }
+    }
+}
+
+/// Takes loaded records in.
+pub(super) fn fold(stream: &mut Stream, loaded: &Loaded) -> Result<(), String> {
+    let mut parsed: BTreeMap<&PipelineHash, Arc<Pipeline>> = BTreeMap::new();
+    for (hash, json) in &loaded.pipelines {
+        let pipeline = serde_json::from_str(json)
+            .map_err(|error| format!("the pipeline {hash} in the ledger can't be read: {error}"))?;
+        parsed.insert(hash, Arc::new(pipeline));
+    }
+    for record in &loaded.records {
+        stream.apply(record, &|hash| parsed.get(hash).cloned()).map_err(|error| error.to_string())?;
+    }
+    stream.head = stream.head.max(loaded.head);
+    Ok(())
+}
+
+fn named(command: &Command) -> Option<DeploymentId> {
+    match command {
+        Command::Call(call) => match call.says {
+            Says::Undo { deployment, .. } => deployment,
+            _ => None,
+        },
+        Command::Operate { deployment, .. }
+        | Command::Granted { deployment, .. }
+        | Command::GrantedReplay { deployment }
+        | Command::SignalTimedOut { deployment } => Some(*deployment),
+        Command::Finished { .. } | Command::Unheard { .. } | Command::Resume { .. } => None,
+    }
+}
+
+/// Whether a slot would change a decision.
+fn wants_slot(decision: &Decision) -> bool {
+    let queues = |action: &Action| matches!(action, Action::Queue { .. } | Action::QueueReplay { .. });
+    matches!(decision.reply, Reply::Busy { .. }) || decision.actions.iter().any(queues)
+}
+
+fn pending(stream: &Stream, key: WaitKey) -> Option<Told> {
+    let answer = match key {
+        WaitKey::Hook(id, hook) => answer::still_pending(stream.get(id)?, hook),
+        WaitKey::Replay(id) => answer::still_replaying(stream.get(id)?),
+    };
+    Some(Told::Answer(answer))
+}
+
+fn is_idle(stream: &Stream, key: WaitKey) -> bool {
+    let (WaitKey::Hook(id, _) | WaitKey::Replay(id)) = key;
+    // A wait outlives the service; a script gets its grace.
+    stream.get(id).is_none_or(|deployment| deployment.alive().all(|run| run.until.is_some()))
+}
+
+fn gone() -> Told {
+    Told::Unavailable { message: "the verdict can't be told now; call again".to_owned() }
+}
+
+/// One line for each committed fact.
+fn log(id: &StreamId, stream: &Stream, fact: &Fact) {
+    let deployment = fact.deployment.map(|d| d.to_string()).unwrap_or_default();
+    let (source, application, by) = (id.source, &id.application, &fact.by.0);
+    match &fact.event {
+        Event::Opened { hook, revision, .. } => {
+            let revision = revision.as_ref().map_or("", |revision| revision.as_str());
+            tracing::info!(%deployment, %application, %source, by, %hook, revision, "deployment opened");
+        }
+        Event::Called { hook, pass, .. } => {
+            tracing::info!(%deployment, %application, %source, by, %hook, pass, "hook called");
+        }
+        Event::StageStarted { run, stage, .. } => {
+            tracing::info!(%deployment, %application, %source, %run, %stage, "stage started");
+        }
+        Event::StageFinished { run, ending, awaited } => {
+            let stage = stream.owner_of(*run).and_then(|d| d.run(*run)).map_or("", |run| run.stage.as_str());
+            let (outcome, why) = (ending.outcome.as_str(), &ending.message);
+            tracing::info!(%deployment, %application, %source, %run, stage, outcome, why, awaited, "stage finished");
+        }
+        Event::RollbackRequested { reason } => {
+            tracing::info!(%deployment, %application, %source, by, reason = reason.as_str(), "rollback requested");
+        }
+        Event::RollbackStarted { reason, replay, .. } => {
+            tracing::info!(%deployment, %application, %source, by, reason = reason.as_str(), replay, "rollback started");
+        }
+        Event::Ended { state, reason, skipped } => {
+            let reason = reason.map_or("", |reason| reason.as_str());
+            tracing::info!(%deployment, %application, %source, state = state.as_str(), reason, "deployment ended");
+            let ended = fact.deployment.and_then(|id| stream.get(id));
+            for skip in skipped.iter().filter(|_| *state == EndState::Succeeded) {
+                let (stage, reason) = (&skip.stage, &skip.reason);
+                let hook = ended.and_then(|ended| ended.pipeline.stage(stage)).and_then(Stage::hook);
+                // A hook that was called is wired; what kept the stage back is in the reason.
+                if hook.is_some_and(|hook| ended.is_some_and(|ended| ended.pass(hook).is_none())) {
+                    tracing::warn!(
+                        %deployment, %application, %source, %stage, reason,
+                        "a stage was skipped; wire a webhook for its hook at the caller"
+                    );
+                } else {
+                    tracing::warn!(%deployment, %application, %source, %stage, reason, "a stage was skipped");
+                }
+            }
+        }
+        event => tracing::debug!(%deployment, %application, %source, by, ?event, "noted"),
+    }
+}
