@@ -13,5 +13,6 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod executor;
+pub mod http;
 pub mod ledger;
 pub mod source;

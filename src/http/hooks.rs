@@ -1,0 +1,215 @@
+//! The calls of the sources: limited, authenticated over the raw bytes, read, decided by the engine, answered.
+
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State as Shared};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio_util::sync::CancellationToken;
+
+use super::State;
+use super::problem::{Problem, Result};
+use super::query::Params;
+use super::settings::SourceSettings;
+use crate::domain::call::{Answer, Subject, Verdict};
+use crate::domain::names::{Application, Source, StreamId};
+use crate::domain::record::Actor;
+use crate::domain::span::Span;
+use crate::engine::Told;
+use crate::source;
+use crate::source::render::{self, Form};
+
+/// `POST /hooks/{source}/{hook}`.
+pub async fn call(
+    Shared(state): Shared<State>,
+    path: std::result::Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Response {
+    let Ok(Path((source, hook))) = path else {
+        return Problem::unknown("the path is not valid UTF-8").into_response();
+    };
+    let (source, hook) = match known(&state, &source, &hook) {
+        Ok(known) => known,
+        Err(problem) => {
+            // An unknown source has no dialect; Flagger's shows text to people.
+            let form = Source::from_str(&source).map_or(Form::Json, |source| Form::of(source, request.headers()));
+            return problem.in_form(form).into_response();
+        }
+    };
+    let form = Form::of(source, request.headers());
+    match answer(&state, source, hook, form, request).await {
+        Ok(response) => response,
+        Err(problem) => problem.in_form(form).into_response(),
+    }
+}
+
+/// The source and the hook of a path, in our own words.
+fn known(state: &State, source: &str, hook: &str) -> Result<(Source, &'static str)> {
+    let Ok(source) = Source::from_str(source) else {
+        let known: Vec<_> = Source::ALL.iter().map(|source| source.as_str()).collect();
+        let detail = format!("{source:.100?} is no source; there are {}", known.join(", "));
+        return Err(Problem::unknown(detail).logged_as("unknown source"));
+    };
+    if !state.settings.of(source).enabled {
+        let detail = format!("the source {source} is disabled; set `sources.{source}.enabled` to true to use it");
+        return Err(Problem::unknown(detail).logged_as("the source is disabled"));
+    }
+    let hooks = source::hooks(source);
+    match hooks.iter().find(|known| **known == hook) {
+        Some(known) => Ok((source, known)),
+        None => {
+            let detail = format!("{hook:.100?} is no hook of {source}; there are {}", hooks.join(", "));
+            Err(Problem::unknown(detail).logged_as("unknown hook"))
+        }
+    }
+}
+
+async fn answer(state: &State, source: Source, hook: &'static str, form: Form, request: Request) -> Result {
+    let began = Instant::now();
+    let settings = state.settings.of(source);
+    let (head, body) = request.into_parts();
+    let (by, body) = admitted(source, settings, &head.headers, body, state.settings.body_timeout).await?;
+    let params = Params::of(&head.uri)?;
+    let wait = params.parsed("wait", |text| text.parse::<Span>())?;
+    let wait = wait.map(Duration::from).or(settings.respond_within);
+    let parsed = source::parse(source, hook, &body, params.get("cluster")?).map_err(|error| Problem::bad(error.0))?;
+    drop(body);
+
+    let application = parsed.application.clone();
+    let stream = StreamId { source, application: parsed.application };
+    let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
+    let told = state.engine.call(stream, parsed.call, by.clone(), wait).await;
+    hung_up.disarm();
+
+    let took = began.elapsed();
+    match &told {
+        Told::Answer(answer) => {
+            log(source, hook, &application, &by, answer, took);
+            state.metrics.answered(source, hook, answer.verdict, took);
+            let about = render::About { application: &application, hook };
+            Ok(render::answer(answer, about, settings.statuses, form).map(Body::from))
+        }
+        refused => Err(Problem::of(refused).unwrap_or_else(|| {
+            // The engine accepts requests of people only; a call is answered.
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the call was not answered; please report it as a bug")
+        })),
+    }
+}
+
+/// Who calls, and the body. Nothing of the body is read for a caller whom the headers alone already refuse.
+async fn admitted(
+    source: Source,
+    settings: &SourceSettings,
+    headers: &HeaderMap,
+    body: Body,
+    timeout: Duration,
+) -> Result<(Actor, Bytes)> {
+    let authenticate = |body: &[u8]| {
+        source::auth::authenticate(source, &settings.credentials, headers, body).map_err(|refused| {
+            let hint = format!("; the setting `sources.{source}.auth` says what callers must send");
+            Problem::unauthenticated(refused.reason, &hint, settings.credentials.challenge())
+        })
+    };
+    if settings.credentials.covers_body() {
+        let body = read(source, settings, headers, body, timeout).await?;
+        Ok((authenticate(&body)?, body))
+    } else {
+        let by = authenticate(&[])?;
+        Ok((by, read(source, settings, headers, body, timeout).await?))
+    }
+}
+
+async fn read(
+    source: Source,
+    settings: &SourceSettings,
+    headers: &HeaderMap,
+    body: Body,
+    timeout: Duration,
+) -> Result<Bytes> {
+    let limit = settings.max_body;
+    let too_large = || {
+        let detail =
+            format!("the body is larger than {limit} bytes; the limit is the setting `sources.{source}.maxBody`");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    };
+    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Problem::bad("the body broke off before its end; send it again")),
+        Err(_) => {
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {}", Span(timeout))))
+        }
+    }
+}
+
+fn log(source: Source, hook: &str, application: &Application, by: &Actor, answer: &Answer, took: Duration) {
+    let deployment = answer.deployment.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    let (verdict, took) = (answer.verdict.as_str(), Span(Duration::from_millis(whole_millis(took))));
+    let message = &answer.message;
+    // Asked on every tick of every canary; a no is the rule.
+    if answer.subject == Subject::Question && answer.verdict == Verdict::Rejected {
+        tracing::debug!(%source, hook, %application, deployment, verdict, by = by.0, %took, message);
+    } else {
+        tracing::info!(%source, hook, %application, deployment, verdict, by = by.0, %took, message);
+    }
+}
+
+fn whole_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Tells of a caller that did not wait for its verdict: hyper drops the handler when the connection ends.
+struct HungUp<'a> {
+    source: Source,
+    hook: &'static str,
+    application: &'a Application,
+    began: Instant,
+    stopping: &'a CancellationToken,
+    armed: bool,
+}
+
+impl<'a> HungUp<'a> {
+    const fn armed(
+        source: Source,
+        hook: &'static str,
+        application: &'a Application,
+        began: Instant,
+        stopping: &'a CancellationToken,
+    ) -> Self {
+        Self { source, hook, application, began, stopping, armed: true }
+    }
+
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for HungUp<'_> {
+    fn drop(&mut self) {
+        if !self.armed || self.stopping.is_cancelled() {
+            return;
+        }
+        let (source, hook, application) = (self.source, self.hook, self.application);
+        let waited = Span(Duration::from_millis(whole_millis(self.began.elapsed())));
+        let remedy = match source {
+            Source::Flagger => "set `timeout` of this webhook in the Canary above what its stages take",
+            Source::Generic => {
+                "set the caller's `timeout` (curl: --max-time) above what its stages take, or `?wait=` below it"
+            }
+        };
+        tracing::warn!(
+            %source, hook, %application, %waited, remedy,
+            "the caller hung up before the verdict; what was started goes on, and the next call joins it"
+        );
+    }
+}

@@ -1,0 +1,161 @@
+//! Which path is whose, and what holds for every request: no call from foreign web pages, and one log line for each
+//! that is refused.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::Router;
+use axum::extract::{Request, State as Shared};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::header::{HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+
+use super::problem::{Problem, Refused};
+use super::{State, api, health, hooks, metrics, page};
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Every path.
+pub fn router(state: State) -> Router {
+    Router::new()
+        .route("/hooks/{source}/{hook}", post(hooks::call))
+        .nest("/api/v1", api::routes())
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(metrics::show))
+        .route("/", get(page::show))
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), refuse_foreign_pages))
+        .layer(from_fn_with_state(state.clone(), log_refusals))
+        .with_state(state)
+}
+
+async fn nothing_here() -> Problem {
+    Problem::unknown(
+        "there is nothing at this path; there are POST /hooks/flagger/HOOK, POST /hooks/generic/HOOK, \
+         GET /api/v1/deployments, GET /healthz, GET /readyz, GET /metrics",
+    )
+    .logged_as("unknown path")
+}
+
+async fn wrong_method(uri: Uri) -> Problem {
+    let what = if uri.path().starts_with("/hooks/") { "hooks are called with POST" } else { "see the header Allow" };
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path does not take this method; {what}"))
+        .logged_as("wrong method")
+}
+
+/// A web page that somebody on this machine looks at could otherwise call what is open on loopback. No delivery tool
+/// sends `Origin`; a page of our own sends the one that it came from.
+async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    let open = state.loopback && state.settings.api_tokens.is_empty();
+    if is_foreign(request.headers(), open) {
+        let detail = "this request comes from a web page of another origin, and those are not served";
+        return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign origin").into_response();
+    }
+    let path = request.uri().path();
+    if open && (path == "/" || path.starts_with("/api/")) && !is_for_loopback(request.headers()) {
+        let detail = "without `api.tokens` this is open to this machine alone, and only by the names 127.0.0.1, [::1] and \
+                      localhost; ask by one of them, or configure a token";
+        return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign host").into_response();
+    }
+    next.run(request).await
+}
+
+/// Where nothing but the loopback address protects us (`open`), the origin's own name must be one of loopback as well:
+/// a foreign name can be made to resolve to it.
+fn is_foreign(headers: &HeaderMap, open: bool) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    match authority {
+        Some(authority) => Some(authority) != host || open && !is_loopback_name(authority),
+        None => true,
+    }
+}
+
+/// A page under a foreign name that was made to resolve to us reads without an `Origin`: to the browser we are the
+/// page's own server. The name it asks for is then still the foreign one. No browser leaves it out.
+fn is_for_loopback(headers: &HeaderMap) -> bool {
+    headers.get(HOST).is_none_or(|host| host.to_str().is_ok_and(is_loopback_name))
+}
+
+fn is_loopback_name(authority: &str) -> bool {
+    let name = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map_or(authority, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
+}
+
+async fn log_refusals(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let source = source_of(request.uri().path());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if let Some(Refused(reason)) = response.extensions_mut().remove::<Refused>() {
+        let peer = peer.map_or_else(|| "-".to_owned(), |peer| peer.to_string());
+        let status = response.status().as_u16();
+        tracing::warn!(source, %peer, status, %reason, "request refused");
+        state.metrics.refused(source, status);
+    }
+    response
+}
+
+/// One of a few words, never the caller's own.
+fn source_of(path: &str) -> &'static str {
+    let mut parts = path.split('/').skip(1);
+    match (parts.next(), parts.next()) {
+        (Some("hooks"), Some("flagger")) => "flagger",
+        (Some("hooks"), Some("generic")) => "generic",
+        (Some("api"), _) => "api",
+        _ => "-",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_page_of_ours_may_call() {
+        let foreign = |host: &str, origin: Option<&str>, open| {
+            let mut headers = HeaderMap::from_iter([(HOST, host.parse().unwrap())]);
+            headers.extend(origin.map(|origin| (ORIGIN, origin.parse().unwrap())));
+            is_foreign(&headers, open)
+        };
+        for open in [false, true] {
+            assert!(!foreign("127.0.0.1:8080", None, open));
+            assert!(!foreign("127.0.0.1:8080", Some("http://127.0.0.1:8080"), open));
+            assert!(!foreign("localhost:8080", Some("http://localhost:8080"), open));
+            assert!(!foreign("[::1]:8080", Some("http://[::1]:8080"), open));
+            assert!(!foreign("[::1]", Some("http://[::1]"), open));
+            assert!(foreign("127.0.0.1:8080", Some("https://evil.example"), open));
+            assert!(foreign("127.0.0.1:8080", Some("null"), open));
+        }
+        assert!(!foreign("hooks.example", Some("https://hooks.example"), false));
+        assert!(foreign("evil.example:8080", Some("http://evil.example:8080"), true), "a name that resolves to us");
+    }
+
+    #[test]
+    fn only_names_of_this_machine_are_for_it() {
+        let ours =
+            |host: &'static str| is_for_loopback(&HeaderMap::from_iter([(HOST, HeaderValue::from_static(host))]));
+        for host in ["127.0.0.1:8080", "127.0.0.1", "[::1]:8080", "[::1]", "localhost:8080", "LocalHost"] {
+            assert!(ours(host), "{host}");
+        }
+        for host in ["evil.example:8080", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1:8080", ""] {
+            assert!(!ours(host), "{host}");
+        }
+        assert!(is_for_loopback(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_source_is_named_by_one_of_our_words() {
+        assert_eq!(source_of("/hooks/flagger/rollout"), "flagger");
+        assert_eq!(source_of("/hooks/evil\nsource/rollout"), "-");
+        assert_eq!(source_of("/api/v1/deployments"), "api");
+        assert_eq!(source_of(""), "-");
+    }
+}

@@ -1,0 +1,101 @@
+//! What `http` is told at its start: plain values, secrets resolved. Reading them from files is `config`'s business.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::domain::names::Source;
+use crate::source::auth::Credentials;
+use crate::source::render::Statuses;
+
+/// How requests are taken.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Flagger's webhooks.
+    pub flagger: SourceSettings,
+    /// Everybody else's.
+    pub generic: SourceSettings,
+    /// Who may use the API; without any it is open on loopback, and closed elsewhere.
+    pub api_tokens: Vec<ApiToken>,
+    /// How long a caller may take to send its headers, and an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long a caller may take to send its body.
+    pub body_timeout: Duration,
+    /// How long the last answers may take to be written once the service stops.
+    pub close_grace: Duration,
+}
+
+impl Settings {
+    /// The settings of a source.
+    pub const fn of(&self, source: Source) -> &SourceSettings {
+        match source {
+            Source::Flagger => &self.flagger,
+            Source::Generic => &self.generic,
+        }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            flagger: SourceSettings { respond_within: None, ..SourceSettings::default() },
+            generic: SourceSettings::default(),
+            api_tokens: Vec::new(),
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            close_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// How one source's calls are taken.
+#[derive(Clone, Debug)]
+pub struct SourceSettings {
+    /// Whether it has a path at all.
+    pub enabled: bool,
+    /// What its callers must show.
+    pub credentials: Credentials,
+    /// How long a call is held; none: until the verdict.
+    pub respond_within: Option<Duration>,
+    /// The longest body, in bytes.
+    pub max_body: usize,
+    /// How verdicts are told.
+    pub statuses: Statuses,
+}
+
+impl Default for SourceSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            credentials: Credentials::None,
+            respond_within: Some(Duration::from_secs(5 * 60)),
+            max_body: 1024 * 1024,
+            statuses: Statuses::default(),
+        }
+    }
+}
+
+/// One credential of the API.
+#[derive(Clone)]
+pub struct ApiToken {
+    /// What the ledger calls whoever uses it.
+    pub name: String,
+    /// The token.
+    pub secret: String,
+    /// What it allows.
+    pub scope: Scope,
+}
+
+impl fmt::Debug for ApiToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiToken {{ name: {:?}, secret: ***, scope: {:?} }}", self.name, self.scope)
+    }
+}
+
+/// What a token of the API allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// To look.
+    Read,
+    /// To look, and to roll back, cancel, close and release.
+    Operate,
+}

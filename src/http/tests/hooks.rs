@@ -1,0 +1,231 @@
+//! Calls: what is refused and how that is said, and how verdicts arrive.
+
+use axum::body::Body;
+use http::Request;
+use http::header::{ACCEPT, AUTHORIZATION};
+
+use super::{Answered, DEPLOYMENT, Logged, RUN, Site};
+use crate::http::{Settings, SourceSettings};
+use crate::source::auth::Credentials;
+
+const BODY: &str = r#"{"name": "podinfo", "namespace": "test", "phase": "Progressing", "checksum": "7d7b"}"#;
+
+fn json(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header(ACCEPT, "application/json").body(body.into()).unwrap()
+}
+
+#[tokio::test]
+async fn bad_input_is_a_clear_problem_and_one_log_line_and_starts_nothing() {
+    let site = Site::new().await;
+    let head = site.head().await;
+    let named = |namespace: &str, name: &str| format!(r#"{{"namespace": "{namespace}", "name": "{name}"}}"#);
+    let with = |field: &str| format!(r#"{{"namespace": "test", "name": "podinfo", {field}}}"#);
+    let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
+        ("flagger/rollout", b"nope".to_vec(), 400, "the body is not JSON: expected ident at line 1 column 2"),
+        ("flagger/rollout", b"".to_vec(), 400, "the body is empty"),
+        ("flagger/rollout", b"\xff\xfe".to_vec(), 400, "the body is not UTF-8"),
+        ("flagger/rollout", b"[1]".to_vec(), 400, "the body is an array, not an object"),
+        ("flagger/rollout", b"{\"name\": \"podinfo\"}".to_vec(), 400, "the field `namespace` is missing"),
+        ("flagger/rollout", with("\"phase\": 7").into(), 400, "the field `phase` must be a string, and it is a number"),
+        ("flagger/rollout", with("\"checksum\": {}").into(), 400, "the field `checksum` must be a string"),
+        ("flagger/rollout", with("\"checksum\": \"a\\nb\"").into(), 400, "the revision is not valid"),
+        ("flagger/rollout", with("\"metadata\": \"x\"").into(), 400, "the field `metadata` must be an object"),
+        (
+            "flagger/rollout",
+            with("\"metadata\": {\"k\": \"\\u0000\"}").into(),
+            400,
+            "`metadata.k` has the character NUL",
+        ),
+        ("flagger/rollout", named("", "podinfo").into(), 400, "the namespace is not valid: it is empty"),
+        ("flagger/rollout", named("test", &"x".repeat(1000)).into(), 400, "1000 bytes long"),
+        ("flagger/rollout", named("te\\u0007st", "podinfo").into(), 400, "U+0007"),
+        ("flagger/rollout", named("test", "pod\\u0000info").into(), 400, "the field `name` has the character NUL"),
+        ("flagger/rollout", named("test", "unknown").into(), 404, "no pipeline selects test/unknown"),
+        ("flagger/rollout?wait=soon", BODY.into(), 400, "the query `wait`"),
+        ("flagger/rollout?wait=1s&wait=2s", BODY.into(), 400, "`wait` more than once"),
+        ("flagger/rollout?cluster=a%00b", BODY.into(), 400, "the cluster is not valid"),
+        ("flagger/nope", BODY.into(), 404, "\"nope\" is no hook of flagger; there are confirm-rollout, pre-rollout"),
+        ("flagger/roll%00out", BODY.into(), 404, "is no hook of flagger"),
+        ("flagger/%FF", BODY.into(), 404, "not valid UTF-8"),
+        ("nobody/rollout", BODY.into(), 404, "\"nobody\" is no source; there are flagger, generic"),
+        ("flagger", BODY.into(), 404, "there is nothing at this path"),
+        ("generic/event", BODY.into(), 404, "\"event\" is no hook of generic"),
+        ("generic/rollback", with("\"deployment\": \"7\"").into(), 400, "the deployment id is not valid"),
+        ("generic/rollout", vec![b' '; 1024 * 1024 + 1], 413, "larger than 1048576 bytes"),
+    ];
+    for (path, body, status, said) in cases {
+        let (logged, _guard) = Logged::here();
+        let answered = site.send(json(&format!("/hooks/{path}"), body)).await;
+        let detail = answered.problem(status);
+        assert!(detail.contains(said), "{path}: {detail:?} should have {said:?}");
+        let lines = logged.lines();
+        assert_eq!(lines.len(), 1, "{path}: {lines:?}");
+        assert_eq!(lines[0]["message"], "request refused");
+        assert_eq!(lines[0]["status"], status);
+    }
+    assert_eq!(site.head().await, head, "nothing is recorded");
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_even_when_its_length_is_not_announced() {
+    let settings =
+        Settings { generic: SourceSettings { max_body: 10, ..SourceSettings::default() }, ..Settings::default() };
+    let site = Site::with(settings, true).await;
+    let chunks = futures_util::stream::iter((0..4).map(|_| Ok::<_, std::io::Error>("12345")));
+    assert!(
+        site.post("/hooks/generic/rollout", Body::from_stream(chunks))
+            .await
+            .problem(413)
+            .contains("`sources.generic.maxBody`")
+    );
+}
+
+#[tokio::test]
+async fn the_wrong_method_says_which_is_right() {
+    let site = Site::new().await;
+    for (path, allow) in
+        [("/hooks/flagger/rollout", "POST"), ("/healthz", "GET,HEAD"), ("/api/v1/deployments", "GET,HEAD")]
+    {
+        let answered = site.send(Request::put(path).body(Body::empty()).unwrap()).await;
+        answered.problem(405);
+        assert_eq!(answered.header("allow"), allow, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn flagger_reads_its_refusals_as_text() {
+    let site = Site::new().await;
+    let answered = site.post("/hooks/flagger/rollout", "nope").await;
+    assert_eq!(answered.status, 400);
+    assert_eq!(answered.header("content-type"), "text/plain; charset=utf-8");
+    assert!(answered.body.starts_with("the body is not JSON"), "{}", answered.body);
+    assert!(site.post("/hooks/flagger/nope", BODY).await.body.contains("is no hook of flagger"));
+}
+
+#[tokio::test]
+async fn a_caller_is_known_before_its_body_is_read() {
+    let flagger = SourceSettings {
+        credentials: Credentials::Bearer { tokens: vec!["s3cret".into()] },
+        ..SourceSettings::default()
+    };
+    let site = Site::with(Settings { flagger, ..Settings::default() }, true).await;
+    let (logged, _guard) = Logged::here();
+    let refused = site.send(json("/hooks/flagger/rollout", "not even JSON")).await;
+    assert_eq!(
+        refused.problem(401),
+        "a bearer token is needed; the setting `sources.flagger.auth` says what callers must send"
+    );
+    assert_eq!(refused.header("www-authenticate"), "Bearer realm=\"stagehook\"");
+    let expected = serde_json::json!({"message": "request refused", "source": "flagger", "peer": "-", "status": 401,
+        "reason": "a bearer token is needed"});
+    assert_eq!(logged.lines(), [expected], "and nothing else of it");
+
+    let request = Request::post("/hooks/flagger/confirm-promotion").header(AUTHORIZATION, "Bearer s3cret");
+    assert_eq!(site.send(request.body(BODY.into()).unwrap()).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_signature_is_checked_over_the_bytes_as_they_came() {
+    let generic = SourceSettings {
+        credentials: Credentials::HmacSha256 { secrets: vec![b"It's a Secret to Everybody".to_vec()] },
+        ..SourceSettings::default()
+    };
+    let site = Site::with(Settings { generic, ..Settings::default() }, true).await;
+    let signed = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+    let send = async |body: &'static str| {
+        let request = Request::post("/hooks/generic/rollout").header("x-signature", signed);
+        site.send(request.body(Body::from(body)).unwrap()).await
+    };
+    assert!(send("Hello, World!").await.problem(400).contains("the body is not JSON"), "signed, then read");
+    assert!(send("Hello, World?").await.problem(401).contains("does not belong to this body"));
+}
+
+#[tokio::test]
+async fn a_disabled_source_names_its_switch() {
+    let generic = SourceSettings { enabled: false, ..SourceSettings::default() };
+    let site = Site::with(Settings { generic, ..Settings::default() }, true).await;
+    assert!(site.post("/hooks/generic/rollout", BODY).await.problem(404).contains("`sources.generic.enabled`"));
+}
+
+#[tokio::test]
+async fn no_web_page_of_another_origin_calls() {
+    let site = Site::new().await;
+    let request = Request::post("/hooks/generic/rollback").header("host", "127.0.0.1:8080");
+    let answered = site.send(request.header("origin", "https://evil.example").body(BODY.into()).unwrap()).await;
+    answered.problem(403);
+}
+
+#[tokio::test]
+async fn a_foreign_name_that_resolves_to_us_reads_nothing_that_is_open() {
+    let site = Site::new().await;
+    let ask = async |path: &str, host: &str| {
+        let request = Request::get(path).header("host", host).body(Body::empty()).unwrap();
+        site.send(request).await
+    };
+    for path in ["/", "/api/v1/deployments"] {
+        assert!(ask(path, "evil.example:8080").await.problem(403).contains("api.tokens"));
+        assert_eq!(ask(path, "localhost:8080").await.status, 200);
+    }
+    assert_eq!(ask("/healthz", "stagehook.test.svc").await.status, 200, "probes and scrapes come by any name");
+}
+
+#[tokio::test]
+async fn verdicts_arrive_in_flaggers_dialect() {
+    let site = Site::new().await;
+    let (logged, guard) = Logged::here();
+    let rejected = site.post("/hooks/flagger/pre-rollout", BODY).await;
+    drop(guard);
+    assert_eq!(rejected.status, 501, "{rejected:?}");
+    assert_eq!(rejected.body, "stage migrate failed (exit code 3): no such table\n");
+    assert_eq!(rejected.header("location"), format!("/api/v1/deployments/{DEPLOYMENT}"));
+    let lines = logged.lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(
+        (&lines[0]["deployment"], &lines[0]["hook"], &lines[0]["verdict"]),
+        (&DEPLOYMENT.into(), &"pre-rollout".into(), &"rejected".into())
+    );
+
+    let approved = site.send(json("/hooks/flagger/confirm-promotion", BODY)).await;
+    assert_eq!(approved.status, 200);
+    assert_eq!(approved.json()["verdict"], "approved");
+    assert_eq!(approved.json()["hook"], "confirm-promotion");
+
+    let question = site.post("/hooks/flagger/rollback", BODY).await;
+    assert_eq!(question.status, 404);
+    assert!(
+        question.body.contains("no rollback of test/podinfo is requested, so Flagger goes on"),
+        "{}",
+        question.body
+    );
+
+    let event =
+        r#"{"name": "podinfo", "namespace": "test", "metadata": {"eventMessage": "Halt", "eventType": "Warning"}}"#;
+    assert_eq!(site.post("/hooks/flagger/event", event).await.status, 200);
+    let metrics = site.get("/metrics").await.body;
+    assert!(
+        metrics.contains(r#"stagehook_calls_total{source="flagger",hook="pre-rollout",verdict="rejected"} 1"#),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn a_rejection_in_json_names_the_run() {
+    let site = Site::new().await;
+    let rejected: Answered = site.send(json("/hooks/flagger/pre-rollout", BODY)).await;
+    assert_eq!(rejected.status, 501);
+    let expected = serde_json::json!([{"id": "migrate", "name": "SCRIPT_RUN", "state": "Failed", "run": RUN,
+        "exitCode": 3, "durationMs": 0}]);
+    assert_eq!(rejected.json()["stages"], expected);
+}
+
+#[tokio::test]
+async fn generic_undoes_nothing_of_another_source_unless_it_is_named() {
+    let site = Site::new().await;
+    let body = r#"{"namespace": "test", "name": "podinfo"}"#;
+    let unknown = site.post("/hooks/generic/rollback", body).await.problem(404);
+    assert!(unknown.contains(DEPLOYMENT), "{unknown}");
+    let body = format!(r#"{{"namespace": "test", "name": "podinfo", "deployment": "{DEPLOYMENT}"}}"#);
+    let undone = site.post("/hooks/generic/rollback", body).await;
+    assert_eq!(undone.status, 200, "{undone:?}");
+    assert!(undone.json()["message"].as_str().unwrap().contains("nothing to undo"), "{undone:?}");
+}

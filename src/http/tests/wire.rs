@@ -1,0 +1,142 @@
+//! Over a real socket: what only a connection can show.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::{Logged, Site};
+use crate::http::{Settings, serve};
+
+const BODY: &[u8] = br#"{"name": "podinfo", "namespace": "test", "checksum": "7d7b"}"#;
+
+struct Served {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    server: JoinHandle<()>,
+    site: Site,
+}
+
+async fn served() -> Served {
+    // Shorter than the calls below are held: it must not count for them.
+    let settings = Settings { header_timeout: Duration::from_millis(50), ..Settings::default() };
+    let site = Site::with(settings, true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve(listener, site.state.clone(), async move {
+        let _ = stopped.await;
+    }));
+    Served { address, stop, server, site }
+}
+
+/// Writes raw bytes and reads until the server closes.
+async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn post(hook: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST /hooks/flagger/{hook} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+#[tokio::test]
+async fn raw_requests_are_answered() {
+    let served = served().await;
+    let approved = exchange(served.address, &post("confirm-promotion", BODY)).await;
+    assert!(approved.starts_with("HTTP/1.1 200 OK\r\n"), "{approved}");
+    let refused = exchange(served.address, &post("confirm-promotion", b"\x00\xff{")).await;
+    assert!(refused.starts_with("HTTP/1.1 400 "), "{refused}");
+    let garbage = exchange(served.address, b"\x16\x03\x01 not HTTP at all\r\n\r\n").await;
+    assert!(garbage.is_empty() || garbage.starts_with("HTTP/1.1 400 "), "{garbage}");
+    // An announced length over the limit is refused before a byte of it is sent.
+    let huge =
+        b"POST /hooks/generic/rollout HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 99999999\r\n\r\n";
+    assert!(exchange(served.address, huge).await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn it_stops_when_it_is_told_although_a_connection_is_idle() {
+    let served = served().await;
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = [0; 15];
+    idle.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    served.stop.send(()).unwrap();
+    served.server.await.unwrap();
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert!(TcpStream::connect(served.address).await.is_err());
+}
+
+#[tokio::test]
+async fn a_call_is_pending_after_its_wait_and_its_run_can_be_followed_to_its_end() {
+    let served = served().await;
+    let pending = exchange(served.address, &post("rollout?wait=200ms", BODY)).await;
+    assert!(pending.starts_with("HTTP/1.1 503 "), "{pending}");
+    assert!(
+        pending.contains("retry-after: 5\r\n") && pending.contains("pending: stage settle is running"),
+        "{pending}"
+    );
+
+    let run = pending.split_once('(').unwrap().1.split_once(')').unwrap().0;
+    let follow =
+        format!("GET /api/v1/runs/{run}/logs?follow=true HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let mut events = TcpStream::connect(served.address).await.unwrap();
+    events.write_all(follow.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    events.read_exact(&mut head).await.unwrap();
+    let cancelled = served.site.post(&format!("/api/v1/runs/{run}/cancel"), "").await;
+    assert_eq!(cancelled.status, 202, "{cancelled:?}");
+    let mut rest = String::new();
+    events.read_to_string(&mut rest).await.unwrap();
+    assert!(rest.contains("event: end\ndata: {") && rest.contains(r#""state":"Cancelled""#), "{rest}");
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_up_is_told_of_in_the_log() {
+    let served = served().await;
+    let (logged, _guard) = Logged::here();
+    let mut caller = TcpStream::connect(served.address).await.unwrap();
+    caller.write_all(&post("rollout", BODY)).await.unwrap();
+    while served.site.state.engine.gauges().held_calls == 0 {
+        tokio::task::yield_now().await;
+    }
+    drop(caller);
+    let line = logged.line("hung up").await;
+    assert_eq!((&line["source"], &line["hook"]), (&"flagger".into(), &"rollout".into()));
+    assert!(line["remedy"].as_str().unwrap().contains("set `timeout`"), "{line}");
+}
+
+#[tokio::test]
+async fn a_held_call_does_not_hold_up_the_stop() {
+    let settings = Settings { close_grace: Duration::ZERO, ..Settings::default() };
+    let site = Site::with(settings, true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = tokio::spawn(serve(listener, site.state.clone(), async move {
+        let _ = stopped.await;
+    }));
+    let mut caller = TcpStream::connect(address).await.unwrap();
+    caller.write_all(&post("rollout", BODY)).await.unwrap();
+    while site.state.engine.gauges().held_calls == 0 {
+        tokio::task::yield_now().await;
+    }
+    stop.send(()).unwrap();
+    server.await.unwrap();
+    let mut answer = Vec::new();
+    let _ = caller.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "its connection is cut");
+}
