@@ -6,9 +6,11 @@
 //! - [`config`], [`ledger`], [`executor`], [`source`]: settings and pipelines, the durable records, running scripts,
 //!   the callers' dialects
 //! - [`engine`]: commits what the core decides, then does it
-//! - `http`, `cli`: the service on the wire, the command line
-//! - `app`: the program
+//! - [`http`], [`cli`]: the service on the wire, the command line
+//! - [`app`]: the program
 
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod engine;

@@ -1,0 +1,255 @@
+//! `stagehook serve`: from the settings to the last answer.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ::http::StatusCode;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::logging;
+use crate::config::reload::{self, Reloader};
+use crate::config::secret::Environment;
+use crate::config::settings::{self, Secrets, Settings};
+use crate::domain::names::Source;
+use crate::domain::record::Owner;
+use crate::engine::{self, Engine, clock};
+use crate::executor::{self, Executor};
+use crate::http::{self, Metrics};
+use crate::ledger::Ledger;
+use crate::source::auth::Credentials;
+use crate::source::render::Statuses;
+
+/// The exit code of a service that did not start: what its settings name can't be used. (1 is an answer, and a
+/// service that did not start has given none.)
+const REFUSED: u8 = 2;
+
+/// Why the service did not start.
+struct Refused(String);
+
+/// Serves until SIGTERM or SIGINT. Exit code 0 after a drain; 2 where it did not start: settings or pipelines at
+/// fault, a ledger in use, an address taken.
+pub fn serve(config: Option<&Path>, environment: &Environment) -> ExitCode {
+    let result = prepare(config, environment).and_then(|(settings, secrets, reloader)| {
+        logging::install(&settings.log);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Refused(format!("error: the runtime can't be started: {error}")))?;
+        runtime.block_on(run(settings, secrets, reloader, environment))
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Refused(why)) => {
+            use std::io::Write as _;
+            // Before there is a log, or in place of one: a person has to read this. Nobody can be
+            // told when even this can't be written.
+            let _ = writeln!(std::io::stderr(), "{why}");
+            REFUSED.into()
+        }
+    }
+}
+
+fn prepare(config: Option<&Path>, environment: &Environment) -> Result<(Settings, Secrets, Reloader), Refused> {
+    let refused = |lines: Vec<String>| Refused(lines.join("\n"));
+    let settings = Settings::load(config, environment)
+        .map_err(|faults| refused(faults.iter().map(ToString::to_string).collect()))?;
+    let secrets = settings
+        .resolve(environment)
+        .map_err(|errors| refused(errors.iter().map(|error| format!("error: {error}")).collect()))?;
+    let reloader = Reloader::open(&settings.pipelines, settings.pipeline_defaults())
+        .map_err(|faults| refused(faults.iter().map(ToString::to_string).collect()))?;
+    Ok((settings, secrets, reloader))
+}
+
+async fn run(
+    settings: Settings,
+    secrets: Secrets,
+    reloader: Reloader,
+    environment: &Environment,
+) -> Result<(), Refused> {
+    let unavailable = |why: String| Refused(format!("error: {why}"));
+    // From the first moment on: a signal must not end the service without its drain.
+    let mut signals = Signals::listen().map_err(|error| unavailable(format!("signals can't be handled: {error}")))?;
+    for diagnostic in reloader.status().diagnostics {
+        tracing::warn!("{diagnostic}");
+    }
+    let ledger = Ledger::open(&settings.ledger.path).map_err(|error| unavailable(error.to_string()))?;
+    // Before the engine, which takes up rollbacks: a service that can't be reached must not begin a script. Callers
+    // that are faster than the recovery wait in the backlog. After the ledger, whose lock names the likelier cause.
+    let listener = listen(settings.server.listen).await.map_err(unavailable)?;
+    let address = listener.local_addr().map_err(|error| unavailable(error.to_string()))?;
+    let executor = executor(&settings).map_err(unavailable)?;
+    let reloader = Arc::new(reloader);
+    let metrics = Arc::new(Metrics::default());
+    let engine_settings = engine_settings(&settings, environment, &metrics);
+    let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
+    follow(&reloader);
+    watch_reloads(&reloader, &metrics);
+    let state = http::State::new(engine.clone(), http_settings(&settings, secrets), metrics, is_loopback(address));
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), pipelines = reloader.current().len(), "listening");
+    let (grace, kill_grace) = (settings.server.shutdown_grace.0, settings.execution.kill_grace.0);
+    http::serve(listener, state, async {
+        while let Asked::Reload = signals.next().await {
+            let reloader = Arc::clone(&reloader);
+            // Reading files blocks. A panic in it is logged by the runtime; the old pipelines stay.
+            let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+        }
+        tracing::info!("shutting down: nothing more is started");
+        engine.drain(grace, kill_grace).await;
+    })
+    .await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    TcpListener::bind(address).await.map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => {
+            format!("server.listen {address} is in use by another program; stop that one, or set another address")
+        }
+        ErrorKind::AddrNotAvailable => {
+            format!("server.listen {address} is no address of this machine; 0.0.0.0 is every address that it has")
+        }
+        _ => format!("server.listen {address} can't be listened on: {error}"),
+    })
+}
+
+fn executor(settings: &Settings) -> Result<Executor, String> {
+    executor::become_subreaper().map_err(|error| format!("the service can't become a subreaper: {error}"))?;
+    let execution = &settings.execution;
+    std::fs::create_dir_all(&execution.work_dir)
+        .map_err(|error| format!("execution.workDir {}: {error}", execution.work_dir.display()))?;
+    let settings = executor::Settings {
+        // Right even when the file was replaced by a newer version meanwhile.
+        supervisor: "/proc/self/exe".into(),
+        work_dir: execution.work_dir.clone(),
+        kill_grace: execution.kill_grace.0,
+        output_limit: usize::try_from(execution.output_limit).unwrap_or(usize::MAX),
+    };
+    Ok(Executor::new(settings, Arc::new(clock::now)))
+}
+
+fn engine_settings(settings: &Settings, environment: &Environment, metrics: &Arc<Metrics>) -> engine::Settings {
+    let metrics = Arc::clone(metrics);
+    let execution = &settings.execution;
+    let inherited =
+        execution.inherit_env.iter().filter_map(|name| Some((name.clone(), environment.get(name)?.clone()))).collect();
+    engine::Settings {
+        max_concurrent: execution.max_concurrent,
+        queue: execution.queue,
+        signal_timeout: settings.rollback.signal_timeout,
+        stale_after: settings.stale_after.0,
+        inherited,
+        observer: Arc::new(move |ended| metrics.run_ended(ended.is_rollback, ended.outcome, ended.took)),
+        owner: Owner { instance: instance(), boot: clock::mint(clock::now()).run().to_string() },
+    }
+}
+
+fn instance() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn http_settings(settings: &Settings, secrets: Secrets) -> http::Settings {
+    let text = |value: &crate::config::secret::SecretValue| String::from_utf8_lossy(value.expose()).into_owned();
+    let mut credentials = secrets.sources;
+    let mut source = |source: Source| {
+        let defaults = http::SourceSettings::default();
+        let Some(settings) = settings.sources.get(&source) else { return defaults };
+        http::SourceSettings {
+            enabled: settings.enabled,
+            credentials: match credentials.remove(&source) {
+                None | Some(settings::Credentials::None) => Credentials::None,
+                Some(settings::Credentials::Basic { username, password }) => {
+                    Credentials::Basic { username, password: text(&password) }
+                }
+                Some(settings::Credentials::Bearer { tokens }) => {
+                    Credentials::Bearer { tokens: tokens.iter().map(text).collect() }
+                }
+                Some(settings::Credentials::HmacSha256 { secrets }) => {
+                    Credentials::HmacSha256 { secrets: secrets.iter().map(|secret| secret.expose().to_vec()).collect() }
+                }
+            },
+            respond_within: settings.respond_within.map(|span| span.0),
+            max_body: usize::try_from(settings.max_body).unwrap_or(usize::MAX),
+            statuses: Statuses { rejected: status(settings.rejected), pending: status(settings.pending) },
+        }
+    };
+    let (flagger, generic) = (source(Source::Flagger), source(Source::Generic));
+    let api_tokens = secrets
+        .api_tokens
+        .iter()
+        .map(|credential| http::ApiToken {
+            name: credential.name.clone(),
+            secret: text(&credential.token),
+            scope: match credential.scope {
+                settings::Scope::Read => http::Scope::Read,
+                settings::Scope::Operate => http::Scope::Operate,
+            },
+        })
+        .collect();
+    http::Settings { flagger, generic, api_tokens, ..http::Settings::default() }
+}
+
+/// A status that the settings have checked.
+fn status(code: u16) -> StatusCode {
+    StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// Loads the pipelines anew whenever their files change.
+fn follow(reloader: &Arc<Reloader>) {
+    match reload::watch(reloader.directory()) {
+        Ok(changes) => {
+            tokio::spawn(Arc::clone(reloader).follow(changes));
+        }
+        Err(error) => tracing::warn!(%error, "pipeline files can't be watched; SIGHUP still reloads them"),
+    }
+}
+
+fn watch_reloads(reloader: &Reloader, metrics: &Arc<Metrics>) {
+    let (mut status, metrics) = (reloader.subscribe_status(), Arc::clone(metrics));
+    tokio::spawn(async move {
+        loop {
+            metrics.pipelines_reloaded(status.borrow_and_update().ok);
+            if status.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+enum Asked {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
+        }
+    }
+}

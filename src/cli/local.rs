@@ -1,0 +1,87 @@
+//! All that the command line reads of the settings and the pipelines on this machine.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::catalog::{Catalog, Selected};
+use crate::config::diagnostic::{Diagnostic, Severity};
+use crate::config::settings::Settings;
+use crate::domain::names::{Application, Source};
+
+use super::Environment;
+use super::failure::Failure;
+
+/// What `check` found.
+#[derive(Debug)]
+pub(super) struct Checked {
+    /// What is wrong, as it is shown.
+    pub diagnostics: Vec<String>,
+    /// How many of them are errors.
+    pub errors: usize,
+    /// How many pipelines are in force; none while there is an error.
+    pub pipelines: usize,
+}
+
+/// Where the configured server listens.
+pub(super) fn listen(config: Option<&Path>, environment: &Environment) -> Result<SocketAddr, Failure> {
+    Ok(settings(config, environment)?.server.listen)
+}
+
+/// The file of the configured ledger.
+pub(super) fn ledger(config: Option<&Path>, environment: &Environment) -> Result<PathBuf, Failure> {
+    Ok(settings(config, environment)?.ledger.path)
+}
+
+/// Checks the settings, that every secret can be read, and every pipeline file.
+pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked {
+    let mut checked = Checked { diagnostics: Vec::new(), errors: 0, pipelines: 0 };
+    let settings = match Settings::load(config, &environment.variables) {
+        Ok(settings) => settings,
+        Err(faults) => {
+            checked.take(&faults);
+            return checked;
+        }
+    };
+    for error in settings.resolve(&environment.variables).err().unwrap_or_default() {
+        checked.errors += 1;
+        checked.diagnostics.push(format!("error: {error}"));
+    }
+    match Catalog::load(&settings.pipelines, &settings.pipeline_defaults()) {
+        Ok((catalog, warnings)) => {
+            checked.pipelines = catalog.len();
+            checked.take(&warnings);
+        }
+        Err(faults) => checked.take(&faults),
+    }
+    checked
+}
+
+impl Checked {
+    fn take(&mut self, diagnostics: &[Diagnostic]) {
+        self.errors += diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
+        self.diagnostics.extend(diagnostics.iter().map(ToString::to_string));
+    }
+}
+
+/// The pipeline that is selected for an application.
+pub(super) fn pipeline(
+    config: Option<&Path>,
+    environment: &Environment,
+    source: Source,
+    application: &Application,
+) -> Result<Option<Arc<Selected>>, Failure> {
+    let settings = settings(config, environment)?;
+    let (catalog, _) =
+        Catalog::load(&settings.pipelines, &settings.pipeline_defaults()).map_err(|faults| unusable(&faults))?;
+    Ok(catalog.select(source, application))
+}
+
+fn settings(config: Option<&Path>, environment: &Environment) -> Result<Settings, Failure> {
+    Settings::load(config, &environment.variables).map_err(|faults| unusable(&faults))
+}
+
+fn unusable(faults: &[Diagnostic]) -> Failure {
+    let lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    Failure::Usage(lines.join("\n"))
+}
