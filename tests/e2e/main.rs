@@ -1,0 +1,21 @@
+//! The program as its callers and operators meet it: the real binary, over HTTP, killed and restarted.
+
+#![expect(clippy::unwrap_used, reason = "a test's helper fails like the test itself")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod api;
+mod bad_input;
+mod canary;
+mod crash;
+mod flagger_sim;
+mod history;
+mod identity;
+mod ledger;
+mod random_walk;
+mod repeated_calls;
+mod requested;
+mod rollback;
+mod service;
+mod seven_stages;

@@ -1,0 +1,15 @@
+//! The real binary in a folder of its own, and the means to see what it did: calls, records, and what its scripts
+//! left behind. Nothing here sleeps for luck: a test waits for an event, or asks again until a deadline.
+
+pub mod gate;
+pub mod http;
+pub mod journal;
+pub mod pipelines;
+pub mod poll;
+pub mod processes;
+pub mod server;
+pub mod world;
+
+pub use gate::Gate;
+pub use http::{Client, Reply};
+pub use world::World;
