@@ -136,26 +136,42 @@ impl Tree {
         self.tell();
     }
 
-    /// SIGTERM to each descendant that has not had it. Not repeated while the script goes on: what
-    /// it starts to clean up after itself shall live until the grace is over.
+    /// SIGTERM to each descendant that has not had it, the first time with its whole group. What a
+    /// script starts to clean up after itself is left alone until the grace is over: so nobody is
+    /// told before the looking is done, and it is not repeated while the script goes on.
     fn tell(&mut self) {
         self.told_after_end = self.exit.is_some();
-        let mut newly = true;
-        // Twice at most, for those whose parent had the higher number.
+        let first = self.told.is_empty();
+        let own = proc::stat(getpid()).map(|stat| stat.group);
+        let mut newly = Vec::new();
+        // Twice, for those whose parent had the higher number.
         for _ in 0..2 {
-            if !std::mem::take(&mut newly) {
-                break;
-            }
             visit(|stat| {
                 if self.told.insert(stat.process) {
-                    newly = true;
-                    if proc::signal(stat.process, Signal::TERM) && self.exit.is_some() && !self.stopped {
-                        self.left_behind.insert(stat.process);
-                    }
-                    // A stopped process would not see it.
-                    proc::signal(stat.process, Signal::CONT);
+                    newly.push((stat.process, Some(stat.group).filter(|group| Some(*group) != own)));
                 }
             });
+        }
+        let mut groups = HashSet::new();
+        for (process, group) in newly {
+            if self.exit.is_some() && !self.stopped {
+                self.left_behind.insert(process);
+            }
+            // A stopped process would not see a SIGTERM without a SIGCONT.
+            match group.and_then(Pid::from_raw) {
+                // A signal to a group can't be raced by a fork. The group is in a session that
+                // began with or below the supervisor, so nobody else is in it.
+                Some(group) if first => {
+                    if groups.insert(group) {
+                        let _ = kill_process_group(group, Signal::TERM);
+                        let _ = kill_process_group(group, Signal::CONT);
+                    }
+                }
+                Some(_) | None => {
+                    proc::signal(process, Signal::TERM);
+                    proc::signal(process, Signal::CONT);
+                }
+            }
         }
     }
 
