@@ -10,6 +10,8 @@ mod deployments;
 mod gates;
 #[path = "core/histories.rs"]
 mod histories;
+#[path = "core/late.rs"]
+mod late;
 #[path = "core/model.rs"]
 mod model;
 #[path = "core/pipelines.rs"]

@@ -153,6 +153,7 @@ async fn open_deployment(ledger: &Ledger, folder: &Path) {
         hook: Hook::PreRollout,
         revision: Some("7d7b".parse().unwrap()),
         under: None,
+        opening: None,
         pipeline: hash.clone(),
         about: About::default(),
         question_asked: false,

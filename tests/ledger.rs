@@ -73,6 +73,7 @@ fn deployment(stream: &StreamId, expected: u64, n: u128, state: State, live: boo
         hook: Hook::PreRollout,
         revision: None,
         under: None,
+        opening: None,
         pipeline: PipelineHash::of(PIPELINE),
         about: About::default(),
         question_asked: false,

@@ -26,7 +26,12 @@ pub fn gate(deployment: &Deployment, hook: Hook, end: &PassEnd) -> Answer {
 
 /// A gate of a deployment that ended, or began to roll back, before the gate's turn came.
 pub fn over(deployment: &Deployment, hook: Hook) -> Answer {
-    let message = format!("{} is {}, so {hook} does not go on", deployment.id, standing(deployment));
+    let is = if deployment.promoted && deployment.end().is_none() {
+        "has succeeded at its caller".to_owned()
+    } else {
+        format!("is {}", standing(deployment))
+    };
+    let message = format!("{} {is}, so {hook} does not go on", deployment.id);
     answer(deployment, hook, Subject::Gate, Verdict::Rejected, message)
 }
 
@@ -54,10 +59,9 @@ pub fn replayed(deployment: &Deployment, state: EndState) -> Answer {
             Verdict::Approved,
             format!("{id} has already Succeeded, so the failure report was noted and nothing is undone"),
         ),
-        EndState::Abandoned if deployment.end().is_some_and(|end| end.reason == Some(Reason::Closed)) => (
-            Verdict::Rejected,
-            format!("{id} was closed by a person, so nothing of it is undone; to undo it: `stagehook rollback {id}`"),
-        ),
+        EndState::Abandoned if deployment.end().is_some_and(|end| end.reason == Some(Reason::Closed)) => {
+            (Verdict::Rejected, closed(deployment, &steps))
+        }
         EndState::Abandoned => (Verdict::Rejected, format!("{id} is Abandoned: its rollback did not come to an end")),
         EndState::RollbackFailed => {
             let failed = steps
@@ -69,6 +73,28 @@ pub fn replayed(deployment: &Deployment, state: EndState) -> Answer {
         }
     };
     answer(deployment, Hook::Rollback, Subject::Replay, verdict, message)
+}
+
+/// What a person's closing has left undone.
+fn closed(deployment: &Deployment, steps: &[&Stage]) -> String {
+    let id = deployment.id;
+    let done: Vec<&Stage> = steps
+        .iter()
+        .copied()
+        .filter(|stage| {
+            deployment.last_rollback(&stage.id).is_some_and(|run| run.outcome() == Some(Outcome::Succeeded))
+        })
+        .collect();
+    if deployment.replay.is_none() {
+        format!("{id} was closed by a person, so nothing of it is undone; to undo it: `stagehook rollback {id}`")
+    } else if done.is_empty() {
+        format!("{id} was closed by a person before anything of it was undone; to undo it: `stagehook rollback {id}`")
+    } else {
+        let done = names(&done);
+        format!(
+            "{id} was closed by a person in the middle of its rollback; undone: {done}; for the rest: `stagehook rollback {id}`"
+        )
+    }
 }
 
 /// Flagger's question: approved makes it roll back.
@@ -87,7 +113,11 @@ pub fn still_pending(deployment: &Deployment, hook: Hook) -> Answer {
     let running = deployment.pass(hook).and_then(|pass| pass.running).and_then(|id| deployment.run(id));
     match running {
         Some(run) => pending(deployment, hook, &format!("stage {} is running ({})", run.stage, run.id)),
-        None => pending(deployment, hook, "the next stage waits for a slot, or for a rollback that goes on"),
+        None => pending(
+            deployment,
+            hook,
+            "the next stage waits for a slot, or for what an earlier rollout of this application has still to do",
+        ),
     }
 }
 
@@ -97,7 +127,7 @@ pub fn still_replaying(deployment: &Deployment) -> Answer {
     let why = match running {
         Some(run) if run.is_rollback() => format!("onRollback of stage {} is running ({})", run.stage, run.id),
         Some(run) => format!("stage {} is being stopped first ({})", run.stage, run.id),
-        None => "the next step waits for a slot".to_owned(),
+        None => "the next step waits for a slot, or for another rollback of this application".to_owned(),
     };
     let message = format!("pending: {} is RollingBack: {why}", deployment.id);
     answer(deployment, Hook::Rollback, Subject::Replay, Verdict::Pending, message)

@@ -8,6 +8,8 @@ use super::ids::{DeploymentId, RunId};
 use super::names::{Revision, StageId};
 use super::record::{About, Ending, Payload};
 
+pub use super::record::Before;
+
 /// One authenticated call of a source, in the core's words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
@@ -76,17 +78,6 @@ pub enum Tells {
     Restart,
     /// Nothing that matters here.
     Other,
-}
-
-/// What Flagger's phase in a confirm-rollout says of the rollout before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
-    /// Failed.
-    Failed,
-    /// Succeeded or Initialized.
-    Succeeded,
-    /// Waiting: it succeeded if the checksum equals its revision, else it failed.
-    ByChecksum,
 }
 
 /// Something to decide about one stream.

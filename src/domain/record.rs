@@ -61,6 +61,9 @@ pub enum Event {
         revision: Option<Revision>,
         /// The checksum that Flagger's confirm-rollout carried: that of the revision before.
         under: Option<Revision>,
+        /// What its phase said, where it was Flagger's confirm-rollout that opened it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        opening: Option<Before>,
         /// The pipeline, by its content.
         pipeline: PipelineHash,
         /// What scripts see of who and why.
@@ -82,6 +85,9 @@ pub enum Event {
         pass: u32,
         /// The call's payload.
         payload: Payload,
+        /// What the call says of who and why: it fills what no call before has said.
+        #[serde(default, skip_serializing_if = "About::is_empty")]
+        about: About,
     },
     /// A run begins. Durable before its process exists.
     StageStarted {
@@ -172,6 +178,18 @@ pub enum Event {
     },
 }
 
+/// What Flagger's phase in a confirm-rollout says of the rollout before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Before {
+    /// Failed.
+    Failed,
+    /// Succeeded or Initialized.
+    Succeeded,
+    /// Waiting: it succeeded if the checksum equals its revision, else it failed.
+    ByChecksum,
+}
+
 /// What scripts see of who started a deployment, and why; empty where the caller did not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -184,6 +202,27 @@ pub struct About {
     pub repository_url: String,
     /// SR_SUMMARY.
     pub summary: String,
+}
+
+impl About {
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Takes from another what is not said here.
+    pub fn fill(&mut self, other: &Self) {
+        for (own, told) in [
+            (&mut self.commit_hash, &other.commit_hash),
+            (&mut self.commander, &other.commander),
+            (&mut self.repository_url, &other.repository_url),
+            (&mut self.summary, &other.summary),
+        ] {
+            if own.is_empty() {
+                own.clone_from(told);
+            }
+        }
+    }
 }
 
 /// A call's body, as scripts see it in their event file, and its metadata.

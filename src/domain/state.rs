@@ -9,10 +9,10 @@ use jiff::Timestamp;
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
 use super::names::{Revision, StageId, StreamId};
-use super::pass::{Pass, PassEnd};
+use super::pass::{Next, Pass, PassEnd};
 use super::pipeline::{Pipeline, PipelineHash};
 use super::record::{
-    About, Actor, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason, Record, Skipped,
+    About, Actor, Before, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason, Record, Skipped,
 };
 use super::summary::{State, Summary};
 
@@ -64,7 +64,7 @@ impl Stream {
     /// Takes in the fact that a deployment was opened.
     pub fn open(&mut self, seq: u64, id: DeploymentId, fact: &Fact, pipeline: Arc<Pipeline>) {
         self.head = self.head.max(seq);
-        if let Event::Opened { hook, revision, under, pipeline: hash, about, question_asked } = &fact.event {
+        if let Event::Opened { hook, revision, under, opening, pipeline: hash, about, question_asked } = &fact.event {
             self.question_asked |= question_asked;
             let at = self.deployments.partition_point(|d| d.opened_seq < seq);
             self.deployments.insert(
@@ -78,6 +78,7 @@ impl Stream {
                     updated_at: fact.at,
                     revision: revision.clone(),
                     under: under.clone(),
+                    opening: *opening,
                     pipeline,
                     pipeline_hash: hash.clone(),
                     about: about.clone(),
@@ -87,6 +88,7 @@ impl Stream {
                     restart_noted: false,
                     request: None,
                     undone: false,
+                    end_seen: false,
                     passes: Vec::new(),
                     replay: None,
                     runs: Vec::new(),
@@ -179,6 +181,8 @@ pub struct Deployment {
     pub revision: Option<Revision>,
     /// The checksum that it was opened under.
     pub under: Option<Revision>,
+    /// What Flagger's phase said in the confirm-rollout that opened it, where one did.
+    pub opening: Option<Before>,
     /// The pipeline that it pins.
     pub pipeline: Arc<Pipeline>,
     /// The hash of that.
@@ -197,6 +201,8 @@ pub struct Deployment {
     pub request: Option<Request>,
     /// Stagehook ended it by itself and the caller's own end was not seen: its forward calls are rejected.
     pub undone: bool,
+    /// That end was seen since.
+    pub end_seen: bool,
     /// The newest pass of each hook.
     pub passes: Vec<(Hook, Pass)>,
     /// The newest replay.
@@ -341,7 +347,19 @@ impl Deployment {
 
     /// Whether anything may still happen to it by itself.
     pub fn is_live(&self) -> bool {
-        self.end().is_none() || self.alive().next().is_some()
+        self.end().is_none() || self.alive().next().is_some() || self.post_rollout_due()
+    }
+
+    /// Whether its post-rollout stages were called for again after its end, and are not through. No
+    /// call will ask for them once more.
+    fn post_rollout_due(&self) -> bool {
+        let hook = Hook::PostRollout;
+        let due = |pass: &Pass| match &pass.end {
+            None => true,
+            Some(PassEnd::Interrupted { .. }) => matches!(self.next_on(hook, 0), Next::Run(_)),
+            Some(PassEnd::Approved | PassEnd::Rejected { .. }) => false,
+        };
+        self.goes_on(hook) && self.promoted && self.pass(hook).is_some_and(due)
     }
 
     /// The runs that have no end yet.
@@ -380,7 +398,8 @@ impl Deployment {
     fn take(&mut self, fact: &Fact) {
         match &fact.event {
             Event::RevisionAdopted { revision } => self.revision = Some(revision.clone()),
-            Event::Called { hook, pass, payload } => {
+            Event::Called { hook, pass, payload, about } => {
+                self.about.fill(about);
                 self.passes.retain(|(of, _)| of != hook);
                 self.passes.push((*hook, Pass::new(*pass, payload.clone())));
             }
@@ -414,7 +433,7 @@ impl Deployment {
                 self.promoted = true;
                 self.request = None;
             }
-            Event::CallerEndSeen => self.undone = false,
+            Event::CallerEndSeen => (self.undone, self.end_seen) = (false, true),
             Event::Released => self.release(),
             Event::StartNoted => self.start_noted = true,
             Event::RestartNoted => self.restart_noted = true,
@@ -430,7 +449,7 @@ impl Deployment {
             Event::RollbackStarted { replay, reason, own, payload } => {
                 self.standing = Standing::RollingBack { reason: *reason };
                 self.request = None;
-                self.undone = *own;
+                (self.undone, self.end_seen) = (*own, self.end_seen && !own);
                 self.replay = Some(Replay {
                     number: *replay,
                     reason: *reason,

@@ -41,6 +41,8 @@ pub struct MRun {
     pub rollback: Option<u32>,
     pub outcome: Option<Outcome>,
     pub released: bool,
+    /// It is to be killed.
+    pub stop: bool,
 }
 
 /// How a walk over a hook's stages stands.
@@ -57,11 +59,14 @@ pub enum Walk {
 pub struct MDep {
     pub id: DeploymentId,
     pub pipeline: Arc<Pipeline>,
-    pub opened_by: Hook,
     pub revision: Option<Revision>,
     pub under: Option<Revision>,
+    /// The phase of the confirm-rollout that opened it.
+    pub opening: Option<Before>,
     pub phase: Phase,
     pub undone: bool,
+    /// The caller's own end of what was undone here was seen.
+    pub end_seen: bool,
     /// The source has said that it succeeded.
     pub promoted: bool,
     pub requested: Option<Reason>,
@@ -127,21 +132,30 @@ impl Model {
     pub fn blocked(&self, at: usize, around: Around) -> bool {
         around.elsewhere
             || self.deps.iter().any(MDep::rolling)
-            || self.deps[..at].iter().any(|d| d.alive() || d.phase == Phase::Promoted)
+            || self.deps[..at].iter().any(|d| d.alive() || d.phase == Phase::Promoted || d.called_again())
     }
 
-    fn open(&mut self, hook: Hook, revision: &Option<Revision>, under: &Option<Revision>) -> usize {
+    /// Whether a step of a replay has to stand back: something is being undone or killed in another
+    /// deployment, or a newer one is to be undone first.
+    pub fn undone_later(&self, at: usize) -> bool {
+        let others = || self.deps.iter().enumerate().filter(|(other, _)| *other != at);
+        let killed = |r: &MRun| r.outcome.is_none() && (r.rollback.is_some() || r.stop);
+        others().any(|(other, d)| d.runs.iter().any(killed) || other > at && d.rolling())
+    }
+
+    fn open(&mut self, revision: &Option<Revision>, under: &Option<Revision>, opening: Option<Before>) -> usize {
         // A next rollout is the proof that the caller is through with the one before.
-        self.deps.iter_mut().for_each(|d| d.undone = false);
+        self.deps.iter_mut().for_each(|d| d.see_end());
         assert!(!self.ids.is_empty(), "the core opened no deployment, and the contract opens one");
         self.deps.push(MDep {
             id: self.ids.remove(0),
             pipeline: self.pipeline.clone(),
-            opened_by: hook,
             revision: revision.clone(),
             under: under.clone(),
+            opening,
             phase: Phase::Open,
             undone: false,
+            end_seen: false,
             promoted: false,
             requested: None,
             signalled: false,
@@ -168,7 +182,7 @@ impl Model {
     }
 
     fn abandon(&mut self, at: usize, reason: Reason) {
-        self.deps[at].stop_waits();
+        self.deps[at].stop_all();
         self.end(at, EndState::Abandoned, Some(reason));
     }
 
@@ -176,7 +190,8 @@ impl Model {
         let d = &mut self.deps[at];
         d.phase = Phase::Rolling(reason);
         (d.requested, d.undone, d.replay, d.replay_heard) = (None, own, d.replay + 1, false);
-        d.stop_waits();
+        d.end_seen &= !own;
+        d.stop_all();
         self.roll_on(at);
     }
 
@@ -227,7 +242,7 @@ impl Model {
     /// An open deployment gives way to another revision: undone only where that is proven right.
     fn supersede(&mut self, at: usize) {
         let d = &self.deps[at];
-        let confirmed = self.source == Source::Flagger && d.opened_by == Hook::ConfirmRollout;
+        let confirmed = d.opening.is_some() && !d.passed_by;
         if (confirmed || d.restarted) && d.pipeline.on_supersede == OnSupersede::Rollback {
             self.begin(at, Reason::Superseded, false);
         } else {
@@ -240,7 +255,7 @@ impl Model {
             Says::Opening { under, before } => self.opening(hook, under, *before, around),
             Says::Forward { revision } => self.forward(hook, revision, around),
             Says::Succeeded { revision } => self.succeeded(hook, revision, around),
-            Says::Failed { revision } => self.failed(hook, revision),
+            Says::Failed { revision } => self.failed(revision),
             Says::Undo { deployment, revision } => self.undo(*deployment, revision),
             Says::Question { revision } => self.question(revision),
             Says::Event { tells, .. } => {
@@ -257,7 +272,8 @@ impl Model {
     fn opening(&mut self, hook: Hook, under: &Option<Revision>, before: Before, around: Around) -> Expect {
         if let Some(at) = self.current() {
             let d = &self.deps[at];
-            let same = d.revision.is_none() && d.under == *under;
+            let anew = d.opening == Some(Before::Succeeded) && before == Before::Failed;
+            let same = d.revision.is_none() && d.under == *under && !anew;
             match d.phase {
                 Phase::Open if same => return self.gate(at, hook, around),
                 Phase::Open => {
@@ -277,14 +293,14 @@ impl Model {
                 _ => {}
             }
         }
-        let at = self.open(hook, &None, under);
+        let at = self.open(&None, under, Some(before));
         self.gate(at, hook, around)
     }
 
     fn forward(&mut self, hook: Hook, revision: &Option<Revision>, around: Around) -> Expect {
         if let Some(at) = self.current() {
             let d = &self.deps[at];
-            if d.open() && d.is(revision) {
+            if d.open() && d.takes(revision) {
                 self.adopt(at, revision);
                 return self.gate(at, hook, around);
             }
@@ -294,7 +310,7 @@ impl Model {
                 return Expect::Gate(Verdict::Rejected);
             }
         }
-        let at = self.open(hook, revision, &None);
+        let at = self.open(revision, &None, None);
         self.gate(at, hook, around)
     }
 
@@ -327,23 +343,25 @@ impl Model {
             };
             let exact = revision.is_some() && d.revision == *revision;
             match d.phase {
-                Phase::Open if d.is(revision) => {
+                Phase::Open if d.takes(revision) => {
                     self.adopt(at, revision);
                     return self.promote(at, hook, around);
                 }
                 Phase::Open => self.supersede(at),
                 Phase::Promoted if d.is(revision) => return self.gate(at, hook, around),
                 Phase::Rolling(_) | Phase::Over(..) if d.undone && d.is(revision) => {
-                    d.undone = false;
+                    d.see_end();
+                    self.adopt(at, revision);
                     return Expect::Gate(Verdict::Rejected);
                 }
+                Phase::Rolling(_) | Phase::Over(..) if d.end_seen && exact => return Expect::Gate(Verdict::Rejected),
                 Phase::Over(EndState::Succeeded, _) if exact || revision.is_none() && unheard => {
                     return self.gate(at, hook, around);
                 }
                 _ => {}
             }
         }
-        let at = self.open(hook, revision, &None);
+        let at = self.open(revision, &None, None);
         self.promote(at, hook, around)
     }
 
@@ -361,10 +379,10 @@ impl Model {
         expect
     }
 
-    fn failed(&mut self, hook: Hook, revision: &Option<Revision>) -> Expect {
+    fn failed(&mut self, revision: &Option<Revision>) -> Expect {
         if let Some(at) = self.current() {
             let d = &self.deps[at];
-            if d.open() && self.repeated(revision).is_none() && d.is(revision) {
+            if d.open() && self.repeated(revision).is_none() && !self.late_failure(revision) && d.takes(revision) {
                 self.adopt(at, revision);
                 let reason = self.deps[at].requested.unwrap_or(Reason::Failed);
                 self.begin(at, reason, false);
@@ -375,7 +393,7 @@ impl Model {
             let told = match revision {
                 None => Some(at).filter(|_| !over_well),
                 Some(_) if unnamed => Some(at),
-                Some(_) => self.deps.iter().rposition(|d| d.revision == *revision),
+                Some(_) => self.deps.iter().rposition(|d| d.revision == *revision).filter(|of| self.may_be_meant(*of)),
             };
             if let Some(expect) = told.and_then(|told| self.failed_again(told, revision)) {
                 return expect;
@@ -384,9 +402,33 @@ impl Model {
                 self.supersede(at);
             }
         }
-        let at = self.open(hook, revision, &None);
+        let at = self.open(revision, &None, None);
         self.begin(at, Reason::Failed, false);
         self.replay_or(at)
+    }
+
+    /// A failure of the rollout before, while the next is not named yet, and was not opened under it.
+    fn late_failure(&self, revision: &Option<Revision>) -> bool {
+        let [.., before, current] = &self.deps[..] else { return false };
+        let over = matches!(before.phase, Phase::Over(..)) && before.revision == *revision;
+        let unnamed = current.open() && current.revision.is_none();
+        revision.is_some() && unnamed && current.under.is_some() && current.under != *revision && over
+    }
+
+    /// How the rollout of a content ended is told late only until another has come between.
+    fn may_be_meant(&self, at: usize) -> bool {
+        let last = self.deps.len() - 1;
+        match self.deps[at].phase {
+            Phase::Over(EndState::Abandoned, reason) if reason != Some(Reason::Closed) => {
+                self.source == Source::Generic || at == last || at + 1 == last && self.deps[last].open()
+            }
+            _ => true,
+        }
+    }
+
+    /// Ended here without the caller's knowing, and nothing has come since.
+    fn left_open(&self, at: usize) -> bool {
+        at + 1 == self.deps.len() && matches!(self.deps[at].phase, Phase::Over(EndState::Abandoned, _))
     }
 
     fn failed_again(&mut self, at: usize, revision: &Option<Revision>) -> Option<Expect> {
@@ -402,8 +444,10 @@ impl Model {
         if self.deps[at].undone || self.deps[at].rolling() {
             self.adopt(at, revision);
         }
-        self.deps[at].undone = false;
-        self.deps[at].replay_heard |= matches!(self.deps[at].phase, Phase::Over(EndState::RollbackFailed, _));
+        self.deps[at].see_end();
+        let closed_while = self.deps[at].undoing();
+        self.deps[at].replay_heard |=
+            !closed_while && matches!(self.deps[at].phase, Phase::Over(EndState::RollbackFailed, _));
         Some(expect)
     }
 
@@ -419,14 +463,24 @@ impl Model {
     fn undo(&mut self, deployment: Option<DeploymentId>, revision: &Option<Revision>) -> Expect {
         let at = match deployment {
             Some(id) => self.index(id),
-            None => self.deps.iter().rposition(|d| revision.is_none() || d.revision == *revision),
+            None => (self.deps.iter().rposition(|d| revision.is_none() || d.revision == *revision))
+                .or_else(|| self.current().filter(|at| self.deps[*at].open() && self.deps[*at].revision.is_none())),
         };
         let Some(at) = at else {
             return if deployment.is_none() && revision.is_none() { Expect::Note } else { Expect::Unknown };
         };
+        if !self.deps[at].is(revision) {
+            return Expect::Conflict;
+        }
         let foreign = self.source != Source::Generic;
+        let held = foreign && (self.deps[at].undone || self.left_open(at));
+        if self.deps[at].open() {
+            self.adopt(at, revision);
+        }
         let d = &mut self.deps[at];
-        d.undone &= foreign;
+        if !foreign {
+            d.see_end();
+        }
         match d.phase {
             Phase::Rolling(_) | Phase::Over(EndState::RolledBack, _) => {}
             Phase::Open | Phase::Promoted => {
@@ -437,12 +491,10 @@ impl Model {
             Phase::Over(EndState::RollbackFailed, _) if !d.replay_heard => d.replay_heard = true,
             // Its own end, once more: a hold on its forward calls stays.
             Phase::Over(EndState::RollbackFailed, reason) => {
-                let own = d.undone;
-                self.begin(at, reason.unwrap(), own);
+                self.begin(at, reason.unwrap(), held);
             }
             Phase::Over(..) => {
-                let own = d.undone;
-                self.begin(at, Reason::Requested, own);
+                self.begin(at, Reason::Requested, held);
             }
         }
         self.replay_or(at)
@@ -451,7 +503,7 @@ impl Model {
     fn question(&mut self, revision: &Option<Revision>) -> Expect {
         self.asked = true;
         let Some(at) = self.current() else { return Expect::Question(false) };
-        if self.deps[at].open() && !self.deps[at].is(revision) {
+        if self.deps[at].open() && !self.deps[at].takes(revision) {
             self.supersede(at);
             return Expect::Question(false);
         }

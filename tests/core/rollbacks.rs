@@ -327,3 +327,58 @@ fn what_a_person_closed_is_not_replayed_by_a_late_report() {
     assert_eq!(world.all_succeed(), ["one", "three", "tidy"]);
     assert_eq!(world.current().end().unwrap().state, EndState::RolledBack);
 }
+
+#[test]
+fn a_failure_report_is_answered_when_the_step_that_a_person_cut_short_is_dead() {
+    let mut world = World::flagger(four());
+    for hook in [Hook::PreRollout, Hook::Rollout] {
+        world.pass(hook, "a");
+    }
+    let report = world.failed("a");
+    world.grant_all();
+    let first = world.running()[0].clone();
+    world.succeeds(&first);
+    world.operate(world.id(), Operation::Close);
+    assert!(world.waits(&report) && world.running().len() == 1);
+    let run = world.alive().next().unwrap().id;
+    world.end_run(run, Outcome::Cancelled);
+    let answer = world.answer(&report);
+    assert_eq!(answer.verdict, Verdict::Rejected);
+    assert!(answer.message.contains(&format!("undone: {first};")), "{}", answer.message);
+}
+
+#[test]
+fn the_newest_is_undone_first_and_nothing_beside_another() {
+    let mut world = World::generic(pipeline(vec![script("one", Hook::PreRollout), script("two", Hook::PreRollout)]));
+    world.pass(Hook::PreRollout, "a");
+    world.succeeded("a");
+    let old = world.id();
+    world.pass(Hook::PreRollout, "b");
+    world.succeeded("b");
+    let new = world.id();
+    world.undo("a");
+    world.grant_all();
+    assert_eq!(world.running(), ["one"]);
+    world.undo("b");
+    world.grant_all();
+    assert_eq!(world.running(), ["one"], "a step of the other is alive");
+    assert_eq!(world.all_succeed(), ["one", "one", "two", "two"]);
+    let ended = |id| world.stream.get(id).unwrap().end().unwrap().at;
+    assert!(ended(new) < ended(old), "the last done is the first undone");
+}
+
+#[test]
+fn a_replay_waits_until_what_is_killed_in_an_older_deployment_is_dead() {
+    let clean = script("clean", Hook::Rollback);
+    let mut world = World::flagger(pipeline(vec![script("migrate", Hook::PreRollout), clean]));
+    world.forward(Hook::PreRollout, "a");
+    world.grant_all();
+    let report = world.failed("b");
+    world.grant_all();
+    assert_eq!(world.running(), ["migrate"]);
+    let run = world.alive().next().unwrap().id;
+    world.end_run(run, Outcome::Cancelled);
+    world.unblock();
+    assert_eq!(world.all_succeed(), ["clean"]);
+    assert_eq!(world.verdict(&report), Verdict::Approved);
+}

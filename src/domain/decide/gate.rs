@@ -3,17 +3,17 @@
 
 use super::{Turn, is_wait, pending};
 use crate::domain::answer;
-use crate::domain::call::{Action, Reply, WaitKey};
+use crate::domain::call::{Action, Call, Reply, WaitKey};
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::pass::{Next, PassEnd};
 use crate::domain::pipeline::{OnFailure, Work};
-use crate::domain::record::{EndState, Ending, Event, Outcome, Payload, Purpose, Reason};
+use crate::domain::record::{EndState, Ending, Event, Outcome, Purpose, Reason};
 use crate::domain::state::Standing;
 
 impl Turn<'_> {
     /// The gate of one hook in one deployment.
-    pub(super) fn gate(&mut self, id: DeploymentId, hook: Hook, payload: &Payload) -> Reply {
+    pub(super) fn gate(&mut self, id: DeploymentId, hook: Hook, call: &Call) -> Reply {
         let Some(deployment) = self.deployment(id) else { return Reply::Nothing };
         let number = match deployment.pass(hook) {
             Some(pass) => match &pass.end {
@@ -53,7 +53,7 @@ impl Turn<'_> {
                 }
             }
         }
-        self.emit(id, Event::Called { hook, pass: number, payload: payload.clone() });
+        self.emit(id, Event::Called { hook, pass: number, payload: call.payload.clone(), about: call.about.clone() });
         self.go_on(id, hook);
         Reply::Wait(WaitKey::Hook(id, hook))
     }
@@ -100,12 +100,16 @@ impl Turn<'_> {
     }
 
     /// A run is over.
-    pub(super) fn finished(&mut self, run: RunId, ending: Ending, waited: &[WaitKey]) -> Reply {
+    pub(super) fn finished(&mut self, run: RunId, mut ending: Ending, waited: &[WaitKey]) -> Reply {
         let Some(deployment) = self.stream.owner_of(run) else { return Reply::Nothing };
         let id = deployment.id;
-        let Some(purpose) = deployment.run(run).filter(|run| run.end.is_none()).map(|run| run.purpose) else {
-            return Reply::Nothing;
-        };
+        let Some(found) = deployment.run(run).filter(|run| run.end.is_none()) else { return Reply::Nothing };
+        let purpose = found.purpose;
+        // The stop was recorded, then the service died: the word that was given holds.
+        if let (Outcome::Interrupted, Some(why)) = (ending.outcome, &found.stop) {
+            ending.outcome = Outcome::Cancelled;
+            ending.message = format!("cancelled: {why} ({})", ending.message);
+        }
         let key = match purpose {
             Purpose::Forward { hook, .. } => WaitKey::Hook(id, hook),
             Purpose::Rollback { .. } => WaitKey::Replay(id),
@@ -120,6 +124,8 @@ impl Turn<'_> {
             }
             (Standing::Ended(_) | Standing::Progressing, Purpose::Rollback { .. }) => {}
         }
+        // A replay may have waited for this run of another deployment to be dead.
+        self.go_on_replaying_all();
         if self.deployment(id).is_some_and(|d| !d.is_live()) {
             self.actions.push(Action::Unblocked);
         }
@@ -165,7 +171,13 @@ impl Turn<'_> {
         }
         let failed = matches!(outcome, Outcome::Failed | Outcome::TimedOut);
         if failed && deployment.is_open() && deployment.pipeline.on_failure == OnFailure::Rollback {
-            self.request_rollback(id, Reason::StageFailed);
+            if hook == Hook::ConfirmRollout && deployment.opening.is_some() {
+                // Flagger has not begun, asks this again until it passes, and asks nothing else: there is
+                // no end to be seen, and its next question opens the next deployment.
+                self.begin_rollback(id, Reason::StageFailed, false, None);
+            } else {
+                self.request_rollback(id, Reason::StageFailed);
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Revision, Source};
 use crate::domain::record::{EndState, Event, Reason};
-use crate::domain::state::{Deployment, Standing};
+use crate::domain::state::{Deployment, End, Standing};
 
 impl Turn<'_> {
     pub(super) fn call(&mut self, call: &Call) -> Reply {
@@ -36,10 +36,12 @@ impl Turn<'_> {
     fn opening(&mut self, call: &Call, under: Option<&Revision>, before: Before) -> Reply {
         if let Some(current) = self.current() {
             let id = current.id;
-            let same = current.revision.is_none() && current.under.as_ref() == under;
+            // The repetitions of one opening carry its phase, then Waiting.
+            let failed_since = before == Before::Failed && current.opening == Some(Before::Succeeded);
+            let same = current.revision.is_none() && current.under.as_ref() == under && !failed_since;
             if current.is_open() {
                 if same {
-                    return self.gate(id, call.hook, &call.payload);
+                    return self.gate(id, call.hook, call);
                 }
                 let succeeded = match before {
                     Before::Failed => false,
@@ -55,8 +57,8 @@ impl Turn<'_> {
                 return self.undone(id, call.hook);
             }
         }
-        match self.open(call.hook, None, under.cloned(), &call.about) {
-            Some(id) => self.gate(id, call.hook, &call.payload),
+        match self.open(call.hook, None, Some((under.cloned(), before)), &call.about) {
+            Some(id) => self.gate(id, call.hook, call),
             None => self.unknown_application(),
         }
     }
@@ -67,7 +69,7 @@ impl Turn<'_> {
             let id = current.id;
             if current.is_open() {
                 if self.adopts(id, revision) {
-                    return self.gate(id, call.hook, &call.payload);
+                    return self.gate(id, call.hook, call);
                 }
                 if self.context.pipeline.is_some() {
                     self.supersede(id);
@@ -77,7 +79,7 @@ impl Turn<'_> {
             }
         }
         match self.open(call.hook, revision.cloned(), None, &call.about) {
-            Some(id) => self.gate(id, call.hook, &call.payload),
+            Some(id) => self.gate(id, call.hook, call),
             None => self.unknown_application(),
         }
     }
@@ -92,7 +94,7 @@ impl Turn<'_> {
             match &current.standing {
                 Standing::Progressing if current.promoted => {
                     if matches(current, revision) {
-                        return self.gate(id, call.hook, &call.payload);
+                        return self.gate(id, call.hook, call);
                     }
                 }
                 Standing::Progressing => {
@@ -104,14 +106,21 @@ impl Turn<'_> {
                     }
                 }
                 Standing::RollingBack { .. } | Standing::Ended(_) if current.undone && matches(current, revision) => {
+                    self.adopts(id, revision);
                     self.emit(id, Event::CallerEndSeen);
+                    return self.undone(id, call.hook);
+                }
+                // The same word once more: it was undone here, and opens nothing.
+                Standing::RollingBack { .. } | Standing::Ended(_)
+                    if current.end_seen && revision.is_some() && current.revision.as_ref() == revision =>
+                {
                     return self.undone(id, call.hook);
                 }
                 Standing::Ended(end) if end.state == EndState::Succeeded => {
                     let undelivered = current.pass(call.hook).is_some_and(|pass| !pass.delivered);
                     if revision.is_some() && current.revision.as_ref() == revision || revision.is_none() && undelivered
                     {
-                        return self.gate(id, call.hook, &call.payload);
+                        return self.gate(id, call.hook, call);
                     }
                 }
                 Standing::RollingBack { .. } | Standing::Ended(_) => {}
@@ -128,7 +137,7 @@ impl Turn<'_> {
         if self.deployment(id).is_some_and(|d| d.pipeline.on_hook(Hook::PostRollout).next().is_none()) {
             self.end(id, EndState::Succeeded, None);
         }
-        let reply = self.gate(id, Hook::PostRollout, &call.payload);
+        let reply = self.gate(id, Hook::PostRollout, call);
         // Answered at once: no stage is left to run, so nothing else will end it.
         if let Reply::Answer(answer) = &reply
             && self.deployment(id).is_some_and(|d| d.end().is_none())
@@ -155,9 +164,18 @@ impl Turn<'_> {
         repeated.then_some(before.id)
     }
 
+    /// Whether a failure of this revision is told of the deployment right before the open one, which
+    /// Flagger's confirm-rollout has opened since: after a failed rollout that carries the checksum
+    /// of the new revision already, and this is not it.
+    fn failed_before(&self, revision: Option<&Revision>) -> bool {
+        let ([.., before, current], Some(_)) = (self.stream.deployments.as_slice(), revision) else { return false };
+        let next = current.is_open() && current.revision.is_none() && current.under.is_some();
+        next && current.under.as_ref() != revision && before.end().is_some() && before.revision.as_ref() == revision
+    }
+
     fn succeeded_again(&mut self, id: DeploymentId, call: &Call) -> Reply {
         match self.deployment(id) {
-            Some(told) if told.goes_on(Hook::PostRollout) => self.gate(id, call.hook, &call.payload),
+            Some(told) if told.goes_on(Hook::PostRollout) => self.gate(id, call.hook, call),
             Some(told) => Reply::Answer(answer::over(told, call.hook)),
             None => Reply::Nothing,
         }
@@ -167,7 +185,8 @@ impl Turn<'_> {
     fn failed(&mut self, call: &Call, revision: Option<&Revision>) -> Reply {
         if let Some(current) = self.current() {
             let id = current.id;
-            if current.is_open() && self.succeeded_before(revision).is_none() && self.adopts(id, revision) {
+            let about_before = self.succeeded_before(revision).is_some() || self.failed_before(revision);
+            if current.is_open() && !about_before && self.adopts(id, revision) {
                 let reason = self.requested_or(id, Reason::Failed);
                 return self.replay(id, reason, false, call);
             }
@@ -192,9 +211,29 @@ impl Turn<'_> {
         match revision {
             None => Some(current).filter(|d| d.end().is_none_or(|end| end.state != EndState::Succeeded)),
             Some(_) if unnamed => Some(current),
-            Some(_) => self.stream.deployments.iter().rev().find(|d| d.revision.as_ref() == revision),
+            Some(_) => {
+                let found = self.stream.deployments.iter().rev().find(|d| d.revision.as_ref() == revision);
+                found.filter(|d| self.may_be_told_of(d))
+            }
         }
         .map(|d| d.id)
+    }
+
+    /// Whether a failure report can still be about this deployment.
+    ///
+    /// Flagger's checksum names content, not a rollout. So a report about one whose end was not known
+    /// is the missing proof only while that is the current one, or right before an open one; later the
+    /// same content was rolled out again, and a success that was lost must not be undone.
+    fn may_be_told_of(&self, deployment: &Deployment) -> bool {
+        let unknown = |end: &End| end.state == EndState::Abandoned && end.reason != Some(Reason::Closed);
+        if self.stream.id.source != Source::Flagger || !deployment.end().is_some_and(unknown) {
+            return true;
+        }
+        match self.stream.deployments.as_slice() {
+            [.., last] if last.id == deployment.id => true,
+            [.., before, last] => before.id == deployment.id && last.is_open(),
+            _ => false,
+        }
     }
 
     /// A failure of a deployment that is over, or nearly: the caller's word on what was undone
@@ -212,6 +251,8 @@ impl Turn<'_> {
             Standing::Ended(end) if end.state == EndState::Abandoned && end.reason != Some(Reason::Closed) => {
                 return told.revision.is_some().then(|| self.replay(id, Reason::Failed, false, call));
             }
+            // A step of the replay that a person cut short is still being stopped.
+            Standing::Ended(_) if told.alive().any(|run| run.is_rollback()) => Reply::Wait(WaitKey::Replay(id)),
             Standing::Ended(end) => {
                 delivered = end.state == EndState::RollbackFailed && unheard;
                 Reply::Answer(answer::replayed(told, end.state))
@@ -245,11 +286,25 @@ impl Turn<'_> {
     fn undo(&mut self, call: &Call, named: Option<DeploymentId>, revision: Option<&Revision>) -> Reply {
         let target = match (named, revision) {
             (Some(id), _) => self.deployment(id),
-            (None, Some(_)) => self.stream.deployments.iter().rev().find(|d| d.revision.as_ref() == revision),
+            (None, Some(_)) => {
+                let told = self.stream.deployments.iter().rev().find(|d| d.revision.as_ref() == revision);
+                // One that has not told its revision yet tells it so, as it would by a failure report.
+                told.or_else(|| self.current().filter(|d| d.is_open() && d.revision.is_none()))
+            }
             (None, None) => self.current(),
         };
         let Some(target) = target else { return self.nothing_to_undo(call, named, revision) };
+        if let (Some(own), Some(told)) = (&target.revision, revision)
+            && own != told
+        {
+            let message = format!("{} is of revision {own}, not {told}; leave one of the two out", target.id);
+            return Reply::Conflict { message };
+        }
         let (id, standing, undone) = (target.id, target.standing.clone(), target.undone);
+        let held = undone || self.is_left_open(target);
+        if target.is_open() {
+            self.adopts(id, revision);
+        }
         // Told by Generic itself this is the caller's own word; of another source's it is not.
         let foreign = self.stream.id.source != Source::Generic;
         if undone && !foreign {
@@ -266,7 +321,7 @@ impl Turn<'_> {
             Standing::Ended(end) => {
                 let undelivered = self.deployment(id).and_then(|d| d.replay.as_ref()).is_some_and(|r| !r.delivered);
                 // What is held against the rollout stays held through a further replay.
-                let own = undone && foreign;
+                let own = held && foreign;
                 match (end.state, undelivered) {
                     (EndState::RolledBack, _) | (EndState::RollbackFailed, true) => {
                         if end.state == EndState::RollbackFailed {
@@ -370,13 +425,20 @@ impl Turn<'_> {
         note(call.hook, Some(id), "noted".to_owned())
     }
 
+    /// Whether a deployment was ended here without the caller's knowing, and nothing has come since.
+    pub(super) fn is_left_open(&self, deployment: &Deployment) -> bool {
+        let abandoned = deployment.end().is_some_and(|end| end.state == EndState::Abandoned);
+        abandoned && self.current().is_some_and(|current| current.id == deployment.id)
+    }
+
     /// Whether a call with this revision is about an open deployment, which learns it when it had none.
+    /// Not once another rollout was seen to begin: with the same content it is another one still.
     fn adopts(&mut self, id: DeploymentId, revision: Option<&Revision>) -> bool {
         let Some(deployment) = self.deployment(id) else { return false };
         match (&deployment.revision, revision) {
             (_, None) => true,
             (Some(own), Some(told)) => {
-                let same = own == told;
+                let same = own == told && !deployment.start_noted;
                 if same && deployment.restart_noted {
                     self.emit(id, Event::RestartOver);
                 }

@@ -24,7 +24,7 @@ use super::hook::Hook;
 use super::ids::{DeploymentId, Mint};
 use super::names::{Revision, Source};
 use super::pipeline::{Pipeline, PipelineHash, Stage};
-use super::record::{About, Actor, Event, Fact, Owner};
+use super::record::{About, Actor, Before, Event, Fact, Owner};
 use super::span::Span;
 use super::state::{Deployment, Stream};
 
@@ -98,7 +98,9 @@ pub fn settled(stream: &Stream, key: WaitKey) -> Option<super::call::Answer> {
         }
         WaitKey::Replay(id) => {
             let deployment = stream.get(id)?;
-            deployment.end().map(|end| answer::replayed(deployment, end.state))
+            // Closed in the middle of its replay it has an end, and a step that is being stopped.
+            let end = deployment.end().filter(|_| !deployment.alive().any(|run| run.is_rollback()))?;
+            Some(answer::replayed(deployment, end.state))
         }
     }
 }
@@ -127,7 +129,7 @@ impl Turn<'_> {
         &mut self,
         hook: Hook,
         revision: Option<Revision>,
-        under: Option<Revision>,
+        under: Option<(Option<Revision>, Before)>,
         about: &About,
     ) -> Option<DeploymentId> {
         let (hash, pipeline) = self.context.pipeline.clone()?;
@@ -137,6 +139,7 @@ impl Turn<'_> {
             self.emit(id, Event::CallerEndSeen);
         }
         let id = self.context.mint.deployment();
+        let (under, opening) = under.map_or((None, None), |(under, before)| (under, Some(before)));
         let fact = Fact {
             at: self.context.now,
             by: self.context.by.clone(),
@@ -145,6 +148,7 @@ impl Turn<'_> {
                 hook,
                 revision,
                 under,
+                opening,
                 pipeline: hash,
                 about: about.clone(),
                 question_asked: self.stream.question_asked,
@@ -160,11 +164,19 @@ impl Turn<'_> {
         self.stream.get(id)
     }
 
+    /// Nothing is opened without a pipeline.
     fn unknown_application(&self) -> Reply {
+        let open = match self.stream.current().filter(|current| current.is_open()) {
+            None => "it has no open deployment".to_owned(),
+            Some(current) => {
+                let revision = current.revision.as_ref().map_or("another revision", |revision| revision.as_str());
+                format!("its open deployment {} is of {revision}", current.id)
+            }
+        };
         Reply::Unknown {
             message: format!(
-                "no pipeline selects {application} for {source}, and it has no open deployment; add a pipeline whose \
-                 selector matches it (`stagehook plan {application}` shows what is selected)",
+                "no pipeline selects {application} for {source}, and {open}; add a pipeline whose selector matches it \
+                 (`stagehook plan {application}` shows what is selected)",
                 application = self.stream.id.application,
                 source = self.stream.id.source,
             ),

@@ -2,6 +2,7 @@
 
 use super::Turn;
 use crate::domain::call::{Action, Operation, Reply};
+use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::Source;
 use crate::domain::record::{EndState, Ending, Event, Outcome, Purpose, Reason};
@@ -51,7 +52,7 @@ impl Turn<'_> {
             }
             Standing::Ended(_) => {
                 // What is held against the rollout stays held through a further replay.
-                let own = deployment.undone;
+                let own = deployment.undone || self.is_left_open(deployment);
                 self.begin_rollback(id, Reason::Requested, own, None);
                 accepted(format!("{id} is rolling back"))
             }
@@ -95,6 +96,11 @@ impl Turn<'_> {
             return conflict(id, deployment, "nothing of it is held");
         }
         self.emit(id, Event::Released);
+        // Post-rollout is called once at most: whoever lets its stage run again waits for no call.
+        if self.deployment(id).is_some_and(|d| d.promoted) {
+            self.begin_again(id);
+            self.go_on(id, Hook::PostRollout);
+        }
         accepted(format!("{id} is released"))
     }
 

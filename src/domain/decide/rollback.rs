@@ -9,7 +9,7 @@ use crate::domain::ids::DeploymentId;
 use crate::domain::names::Source;
 use crate::domain::pass::{Next, PassEnd};
 use crate::domain::pipeline::OnSupersede;
-use crate::domain::record::{EndState, Ending, Event, Outcome, Payload, Purpose, Reason, Skipped};
+use crate::domain::record::{About, EndState, Ending, Event, Outcome, Payload, Purpose, Reason, Skipped};
 use crate::domain::replay::Step;
 use crate::domain::state::Deployment;
 
@@ -60,7 +60,7 @@ impl Turn<'_> {
         let reason = deployment.replay.as_ref().map(|replay| replay.reason);
         match deployment.next_step() {
             Step::End(state) => self.end(id, state, reason),
-            Step::Run(_) if self.context.draining => {}
+            Step::Run(_) if self.context.draining || self.must_wait(deployment) => {}
             Step::Run(stage) => {
                 let stage = stage.id.clone();
                 if !std::mem::take(&mut self.context.slot) {
@@ -73,6 +73,23 @@ impl Turn<'_> {
                 self.emit(id, Event::StageStarted { run, stage, purpose, until: None, owner });
                 self.actions.push(Action::Start(run));
             }
+        }
+    }
+
+    /// Whether a replay has to wait for another deployment of this stream: for what is being undone or
+    /// killed there, and for a newer one's whole replay, since the last done is the first undone.
+    fn must_wait(&self, deployment: &Deployment) -> bool {
+        let killed = |other: &Deployment| other.alive().any(|run| run.is_rollback() || run.stop.is_some());
+        let newer = |other: &Deployment| other.opened_seq > deployment.opened_seq && other.is_rolling_back();
+        self.stream.deployments.iter().any(|other| other.id != deployment.id && (killed(other) || newer(other)))
+    }
+
+    /// Goes on with every replay that may, the newest first.
+    pub(super) fn go_on_replaying_all(&mut self) {
+        let rolling: Vec<_> =
+            self.stream.deployments.iter().rev().filter(|d| d.is_rolling_back()).map(|d| d.id).collect();
+        for id in rolling {
+            self.go_on_replaying(id);
         }
     }
 
@@ -98,11 +115,11 @@ impl Turn<'_> {
     /// Another revision takes the place of an open deployment's.
     ///
     /// It is undone only where it is proven that it had not succeeded: confirm-rollout is wired
-    /// (it opened this deployment) and would have come first, or the restart of the analysis was
-    /// noted. Otherwise a lost success looks the same, and undoing a live revision is worse.
+    /// (it opened this deployment, and no rollout was seen to begin without one since) and would have
+    /// come first, or the restart of the analysis was noted. Otherwise a lost success looks the same, and undoing a live revision is worse.
     pub(super) fn supersede(&mut self, id: DeploymentId) {
         let Some(deployment) = self.deployment(id) else { return };
-        let confirmed = self.stream.id.source == Source::Flagger && deployment.opened_hook == Hook::ConfirmRollout;
+        let confirmed = deployment.opening.is_some() && !deployment.start_noted;
         let proven = confirmed || deployment.restart_noted;
         if proven && deployment.pipeline.on_supersede == OnSupersede::Rollback {
             self.begin_rollback(id, Reason::Superseded, false, None);
@@ -139,7 +156,8 @@ impl Turn<'_> {
     /// At the start of the service a pass of a rollout in progress is left to the next call, which
     /// begins or continues it: nobody waits for it now. A post-rollout call never comes again.
     pub(super) fn resume(&mut self, at_start: bool) -> Reply {
-        let all: Vec<_> = self.stream.deployments.iter().map(|d| d.id).collect();
+        // The newest first, as replays go.
+        let all: Vec<_> = self.stream.deployments.iter().rev().map(|d| d.id).collect();
         for id in all {
             if at_start {
                 self.arm_again(id);
@@ -178,16 +196,22 @@ impl Turn<'_> {
         }
     }
 
-    /// A post-rollout that was interrupted and whose stage may run again begins a new pass, with
-    /// the payload of the call that is gone.
-    fn begin_again(&mut self, id: DeploymentId) {
+    /// A post-rollout that was cut, and whose stage may run again, begins a new pass with the payload of
+    /// the call that is gone.
+    pub(super) fn begin_again(&mut self, id: DeploymentId) {
         let hook = Hook::PostRollout;
         let Some(deployment) = self.deployment(id).filter(|d| d.goes_on(hook)) else { return };
         let Some(pass) = deployment.pass(hook) else { return };
-        let cut = matches!(pass.end, Some(PassEnd::Interrupted { .. }));
+        let cut = match &pass.end {
+            Some(PassEnd::Interrupted { .. }) => true,
+            Some(PassEnd::Rejected { stage }) => {
+                deployment.promoted && deployment.last_forward(stage).is_some_and(|run| run.released)
+            }
+            Some(PassEnd::Approved) | None => false,
+        };
         if cut && matches!(deployment.next_on(hook, 0), Next::Run(_)) {
             let (pass, payload) = (pass.number + 1, Payload::clone(&pass.payload));
-            self.emit(id, Event::Called { hook, pass, payload });
+            self.emit(id, Event::Called { hook, pass, payload, about: About::default() });
         }
     }
 }

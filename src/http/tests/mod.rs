@@ -186,11 +186,12 @@ async fn seed(ledger: &Ledger) {
             hook: Hook::PreRollout,
             revision: Some("7d7b".parse().unwrap()),
             under: None,
+            opening: None,
             pipeline: hash.clone(),
             about: About::default(),
             question_asked: false,
         },
-        Event::Called { hook: Hook::PreRollout, pass: 1, payload: Payload::default() },
+        Event::Called { hook: Hook::PreRollout, pass: 1, payload: Payload::default(), about: About::default() },
         Event::StageStarted {
             run: run(),
             stage: stage("migrate"),

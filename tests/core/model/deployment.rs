@@ -21,6 +21,11 @@ impl MDep {
         self.runs.iter().any(|run| run.outcome.is_none())
     }
 
+    /// Whether a step of its rollback is alive.
+    pub fn undoing(&self) -> bool {
+        self.runs.iter().any(|run| run.outcome.is_none() && run.rollback.is_some())
+    }
+
     pub fn newest(&self, stage: &StageId, rollback: bool) -> Option<&MRun> {
         self.runs.iter().rfind(|run| run.stage == *stage && run.rollback.is_some() == rollback)
     }
@@ -65,9 +70,30 @@ impl MDep {
         }
     }
 
+    /// Whether an open deployment is what a call with this revision is about.
+    pub fn takes(&self, revision: &Option<Revision>) -> bool {
+        self.is(revision) && !(self.passed_by && revision.is_some())
+    }
+
+    /// The caller's own end of what was undone here.
+    pub fn see_end(&mut self) {
+        self.end_seen |= std::mem::take(&mut self.undone);
+    }
+
+    /// Whether its post-rollout was called for again after its end, and has still to run.
+    pub fn called_again(&self) -> bool {
+        let over = self.promoted && matches!(self.phase, Phase::Over(EndState::Succeeded, _));
+        over && match self.walks.get(&Hook::PostRollout) {
+            Some(Walk::Going(_)) => true,
+            Some(Walk::Over { verdict: Verdict::Pending, .. }) => self.strike(&self.stages(Hook::PostRollout)).is_ok(),
+            _ => false,
+        }
+    }
+
     /// Its waits end here and now; its scripts have to die first.
-    pub fn stop_waits(&mut self) {
+    pub fn stop_all(&mut self) {
         for at in 0..self.runs.len() {
+            self.runs[at].stop |= self.runs[at].outcome.is_none();
             if self.runs[at].outcome.is_none() && self.is_wait(&self.runs[at].stage) {
                 self.runs[at].outcome = Some(Outcome::Cancelled);
                 let stage = self.runs[at].stage.clone();

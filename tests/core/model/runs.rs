@@ -22,7 +22,7 @@ impl Model {
             (Operation::Rollback { now: false }, Phase::Open) => self.request(at, Reason::Requested),
             (Operation::Rollback { .. }, Phase::Open) => self.begin(at, Reason::Requested, true),
             (Operation::Rollback { .. }, _) => {
-                let own = d.undone;
+                let own = d.undone || self.left_open(at);
                 self.begin(at, Reason::Requested, own);
             }
             (Operation::Cancel, Phase::Open) => self.begin(at, Reason::Cancelled, true),
@@ -53,6 +53,16 @@ impl Model {
                         *heard |= newest.contains(by);
                     }
                 }
+                // Nobody calls for it again.
+                let post = Hook::PostRollout;
+                let held = match d.walks.get(&post) {
+                    Some(Walk::Over { verdict: Verdict::Pending, .. }) => true,
+                    Some(Walk::Over { verdict: Verdict::Rejected, by: Some(by), .. }) => newest.contains(by),
+                    _ => false,
+                };
+                if let (true, Ok(list)) = (held && d.promoted && d.goes(post), d.strike(&d.stages(post))) {
+                    d.walks.insert(post, Walk::Going(list));
+                }
             }
             (Operation::CancelRun(run), _) => match d.runs.iter().find(|r| r.id == run) {
                 None => return Expect::Unknown,
@@ -60,6 +70,9 @@ impl Model {
                 Some(found) => {
                     if d.is_wait(&found.stage) {
                         self.finished(run, Outcome::Cancelled, &[]);
+                    } else {
+                        let found = d.runs.iter_mut().find(|r| r.id == run).unwrap();
+                        found.stop = true;
                     }
                 }
             },
@@ -92,12 +105,14 @@ impl Model {
     pub fn started(&mut self, id: DeploymentId, run: RunId, stage: &StageId, replay: Option<u32>, around: Around) {
         let at = self.index(id).unwrap();
         let blocked = self.blocked(at, around);
+        let later = self.undone_later(at);
         let d = &mut self.deps[at];
         assert!(d.runs.iter().all(|r| r.stage != *stage || r.outcome.is_some()), "two runs of {stage} are alive");
         assert!(!around.draining, "{stage} starts while draining");
         match replay {
             Some(number) => {
                 assert!(d.rolling() && !d.alive(), "{stage} is replayed beside a living script or out of turn");
+                assert!(!later, "{stage} is replayed beside another deployment's undoing, or before a newer one's");
                 assert_eq!(number, d.replay);
                 assert_eq!(d.next_step().as_ref(), Ok(stage), "another step was next");
             }
@@ -114,7 +129,14 @@ impl Model {
                 d.walks.insert(hook, Walk::Going(rest[1..].to_vec()));
             }
         }
-        d.runs.push(MRun { id: run, stage: stage.clone(), rollback: replay, outcome: None, released: false });
+        d.runs.push(MRun {
+            id: run,
+            stage: stage.clone(),
+            rollback: replay,
+            outcome: None,
+            released: false,
+            stop: false,
+        });
     }
 
     /// A run has ended.
@@ -125,6 +147,8 @@ impl Model {
         if r.outcome.is_some() {
             return;
         }
+        // The word that it is stopped was given.
+        let outcome = if r.stop && outcome == Outcome::Interrupted { Outcome::Cancelled } else { outcome };
         r.outcome = Some(outcome);
         let stage = r.stage.clone();
         if r.rollback.is_some() {
@@ -154,7 +178,12 @@ impl Model {
             let reason = (verdict != Verdict::Approved).then_some(Reason::PostRolloutFailed);
             self.end(at, EndState::Succeeded, reason);
         } else if failed && d.open() && d.pipeline.on_failure == OnFailure::Rollback {
-            self.request(at, Reason::StageFailed);
+            // Flagger has not begun, and asks again: its next question opens the next deployment.
+            if hook == Hook::ConfirmRollout && d.opening.is_some() {
+                self.begin(at, Reason::StageFailed, false);
+            } else {
+                self.request(at, Reason::StageFailed);
+            }
         }
     }
 
@@ -170,6 +199,7 @@ impl Model {
                 }
             }
             WaitKey::Replay(id) => match self.deps[self.index(id)?].phase {
+                Phase::Over(..) if self.deps[self.index(id)?].undoing() => None,
                 Phase::Over(EndState::RolledBack | EndState::Succeeded, _) => Some(Verdict::Approved),
                 Phase::Over(..) => Some(Verdict::Rejected),
                 _ => None,
@@ -181,7 +211,7 @@ impl Model {
     pub fn due(&self, around: Around) -> Vec<WaitKey> {
         let mut due = Vec::new();
         for (at, d) in self.deps.iter().enumerate() {
-            if d.rolling() && !d.alive() {
+            if d.rolling() && !d.alive() && !self.undone_later(at) {
                 due.push(WaitKey::Replay(d.id));
             }
             for (hook, walk) in &d.walks {
