@@ -108,11 +108,36 @@ fn variables_of_others_are_no_settings() {
             ("STAGEHOOK_SERVICE_HOST", "10.0.0.1"),
             ("STAGEHOOK_PORT", "tcp://10.0.0.1:80"),
             ("STAGEHOOK_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("STAGEHOOK_HEADLESS_SERVICE_HOST", "10.0.0.1"),
+            ("STAGEHOOK_HEADLESS_SERVICE_PORT", "80"),
+            ("STAGEHOOK_HEADLESS_SERVICE_PORT_HTTP_ALT", "80"),
+            ("STAGEHOOK_HEADLESS_PORT", "tcp://10.0.0.1:80"),
+            ("STAGEHOOK_X_PORT_80_TCP", "tcp://10.0.0.1:80"),
+            ("STAGEHOOK_X_PORT_80_TCP_PROTO", "tcp"),
+            ("STAGEHOOK_X_PORT_53_UDP_PORT", "53"),
+            ("STAGEHOOK_X_PORT_9_SCTP_ADDR", "10.0.0.1"),
             ("STAGEHOOK_RUN_ID", "run_1"),
             ("STAGEHOOK_METADATA_A__B", "x"),
             ("PATH", "/bin"),
         ],
     );
+}
+
+#[test]
+fn what_only_resembles_a_service_variable_is_a_slip() {
+    for (name, value) in [
+        ("STAGEHOOK_PORT", "8080"),
+        ("STAGEHOOK_LISTEN_PORT", "8080"),
+        ("STAGEHOOK_SERVICE_HOSTS", "x"),
+        ("STAGEHOOK_SERVER__SERVICE_HOST", "x"),
+        ("STAGEHOOK_X_SERVICE_PORT_", "80"),
+        ("STAGEHOOK_X_PORT_80_HTTP", "x"),
+        ("STAGEHOOK_X_PORT_A_TCP", "x"),
+        ("STAGEHOOK_X_PORT_80_TCP_NAME", "x"),
+        ("STAGEHOOK_PORT_80", "x"),
+    ] {
+        expect("", &[(name, value)], &[&format!("{name} there is no such setting")]);
+    }
 }
 
 #[test]

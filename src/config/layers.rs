@@ -222,7 +222,7 @@ fn variables(env: &Environment, shape: &'static Shape, faults: &mut Vec<Diagnost
     let mut taken: BTreeMap<Vec<&'static str>, &str> = BTreeMap::new();
     for (name, value) in env {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        if is_foreign(rest) {
+        if is_foreign(rest, value) {
             continue;
         }
         let (path, leaf) = match find(rest, shape) {
@@ -243,11 +243,29 @@ fn variables(env: &Environment, shape: &'static Shape, faults: &mut Vec<Diagnost
     found
 }
 
-/// Besides the fixed names: metadata that a script sees, and what Kubernetes sets for a Service named stagehook.
-fn is_foreign(rest: &str) -> bool {
-    FOREIGN.contains(&rest)
-        || rest.starts_with("METADATA_")
-        || (!rest.contains("__") && (rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_")))
+/// Besides the fixed names: metadata that a script sees, and what Kubernetes and Docker set for services.
+fn is_foreign(rest: &str, value: &str) -> bool {
+    FOREIGN.contains(&rest) || rest.starts_with("METADATA_") || is_of_a_service(rest, value)
+}
+
+/// Whether it is a variable that Kubernetes or Docker sets for a service called stagehook, or stagehook-something:
+/// whoever names a sibling so must not keep this service from starting.
+fn is_of_a_service(rest: &str, value: &str) -> bool {
+    if rest.contains("__") {
+        return false;
+    }
+    let name = format!("_{rest}");
+    let is_one_port = |after: &str| {
+        let mut parts = after.split('_');
+        let number = parts.next().is_some_and(|number| number.parse::<u16>().is_ok());
+        let protocol = matches!(parts.next(), Some("TCP" | "UDP" | "SCTP"));
+        number && protocol && matches!((parts.next(), parts.next()), (None | Some("PROTO" | "PORT" | "ADDR"), None))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.split_once("_SERVICE_PORT_").is_some_and(|(_, port)| !port.is_empty())
+        || (name.ends_with("_PORT") && value.contains("://"))
+        || name.match_indices("_PORT_").any(|(at, port)| name.get(at + port.len()..).is_some_and(is_one_port))
 }
 
 fn fold(text: &str) -> String {
