@@ -328,6 +328,18 @@ fn faults_of_stages() {
 }
 
 #[test]
+fn a_hint_names_each_known_key_once() {
+    expect(
+        "apiVersion: stagehook.dev/v1\nkind: Pipeline\nmetadata: {name: a, annotations: {}}\nspec: {selector: {}, stages: []}\n",
+        &["3:21 unknown key \"annotations\" in metadata; known are name"],
+    );
+    let found = faults(&native("    - {id: a, name: WAIT, hook: rollout, with: {duration: 5s, message: x}}\n"));
+    assert_eq!(found, ["7:63 unknown key \"message\" in with; known are duration, repeat"]);
+    let found = faults(&pipecd("      - {name: WAIT, with: {duration: 5s, message: x}}\n"));
+    assert_eq!(found, ["7:43 unknown key \"message\" in with; known are duration, repeat, skipOn"]);
+}
+
+#[test]
 fn faults_of_a_script() {
     let of = |with: &str, expected: &[&str]| expect(&script("pre-rollout", with), expected);
     of("        timout: 5m\n        run: x\n", &["11:9 unknown key \"timout\" in with; did you mean \"timeout\"?"]);

@@ -42,7 +42,10 @@ impl<'n> Fields<'n> {
 
     /// The key itself and its value, unless that is absent.
     pub fn get_with_key(&mut self, name: &'static str) -> Option<(&'n Key, &'n Node)> {
-        self.asked.push(name);
+        // Some readers ask twice, first whether it is there; a hint names it once.
+        if !self.asked.contains(&name) {
+            self.asked.push(name);
+        }
         self.entries
             .iter()
             .find(|(key, _)| key.text == name)
