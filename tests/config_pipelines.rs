@@ -473,6 +473,31 @@ fn ties_and_taken_names_name_both_files() {
 }
 
 #[test]
+fn selectors_that_cannot_both_match_are_no_tie() {
+    for (one, other, tied) in [
+        ("{api,web}", "{db,cache}", false),
+        ("[ab]*", "[cd]*", false),
+        ("a?", "a???", false),
+        ("*-{dev,stage}", "*-{prod,live}", false),
+        ("*-{dev,stage}", "*-{prod,stage}", true),
+    ] {
+        let folder = folder(&[
+            ("1.yaml", &with_selector("a", &format!("{{name: {one:?}}}"))),
+            ("2.yaml", &with_selector("b", &format!("{{name: {other:?}}}"))),
+        ]);
+        match Catalog::load(folder.path(), &DEFAULTS) {
+            Ok(_) => assert!(!tied, "{one} {other}"),
+            Err(faults) => {
+                assert!(
+                    tied && faults[0].message.starts_with("this could select the same applications as"),
+                    "{faults:#?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn several_documents_stand_in_one_file() {
     let mut text = with_selector("a", "{name: a}");
     text.extend(b"---\n");

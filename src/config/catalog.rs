@@ -130,7 +130,7 @@ fn check_ties(loaded: &[Loaded], faults: &mut Vec<Diagnostic>) {
         let tied = loaded.iter().take(index).find(|other| other.selector.ties(&this.selector));
         if let Some(other) = tied {
             let message = format!(
-                "this selects the same applications as {}:{}, and neither is more specific",
+                "this could select the same applications as {}:{}, and neither is more specific",
                 other.pipeline.file, other.selector_at.line
             );
             faults.push(Diagnostic::error(&this.selector_at, message).hint(

@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod diagnostic;
 mod fields;
 mod file;
+mod globs;
 mod layers;
 pub mod pipeline;
 mod read;

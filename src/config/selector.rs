@@ -11,6 +11,7 @@ use crate::domain::names::{Application, Name, Source};
 
 use super::diagnostic::{Diagnostic, nearest};
 use super::fields::{Fields, text};
+use super::globs;
 
 /// The fields of a selector.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ impl Selector {
 enum Pattern {
     Any,
     Literal(String),
-    Glob { prefix: String, suffix: String, matcher: GlobMatcher },
+    Glob { prefix: String, matcher: GlobMatcher },
 }
 
 /// What makes a text a glob.
@@ -105,9 +106,8 @@ impl Pattern {
         // A name may hold slashes (octo/app), and `*` goes over them.
         let glob = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
         let matcher = glob.map_err(|error| error.kind().to_string())?.compile_matcher();
-        let suffix = if text.contains('\\') { "" } else { text.rsplit(SPECIAL).next().unwrap_or_default() };
         let prefix = text.get(..first).unwrap_or_default();
-        Ok(Self::Glob { prefix: prefix.to_owned(), suffix: suffix.to_owned(), matcher })
+        Ok(Self::Glob { prefix: prefix.to_owned(), matcher })
     }
 
     fn matches(&self, text: Option<&str>) -> bool {
@@ -127,14 +127,11 @@ impl Pattern {
         }
     }
 
-    /// Whether one text could match both; said of patterns of the same rank only, and in doubt yes.
+    /// Whether one text could match both; in doubt yes.
     fn meets(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Literal(a), Self::Literal(b)) => a == b,
-            (Self::Glob { prefix: a, suffix: x, .. }, Self::Glob { prefix: b, suffix: y, .. }) => {
-                (a.starts_with(b.as_str()) || b.starts_with(a.as_str()))
-                    && (x.ends_with(y.as_str()) || y.ends_with(x.as_str()))
-            }
+            (Self::Glob { matcher: a, .. }, Self::Glob { matcher: b, .. }) => globs::meet(a.glob(), b.glob()),
             (Self::Any, _) | (_, Self::Any) => true,
             (Self::Literal(literal), Self::Glob { matcher, .. })
             | (Self::Glob { matcher, .. }, Self::Literal(literal)) => matcher.is_match(literal),
@@ -144,6 +141,8 @@ impl Pattern {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn pattern(text: &str) -> Pattern {
@@ -163,13 +162,90 @@ mod tests {
         assert!(ranks.is_sorted_by(|a, b| a < b), "{ranks:?}");
     }
 
+    fn meet(a: &str, b: &str) -> bool {
+        let (a, b) = (pattern(a), pattern(b));
+        assert_eq!(a.meets(&b), b.meets(&a));
+        a.meets(&b)
+    }
+
     #[test]
-    fn globs_meet_unless_their_ends_differ() {
-        assert!(pattern("a*b").meets(&pattern("a*b")));
-        assert!(pattern("a*").meets(&pattern("a*b")));
-        assert!(!pattern("a*x").meets(&pattern("a*y")));
-        assert!(!pattern("ab*").meets(&pattern("ac*")));
-        assert!(pattern("a[xy]").meets(&pattern("a?")));
-        assert!(!pattern("a").meets(&pattern("b")));
+    fn globs_meet_where_one_text_matches_both() {
+        for (a, b) in [
+            ("a*b", "a*b"),
+            ("a*", "a*b"),
+            ("a[xy]", "a?"),
+            ("{a,b{c,d*}}", "*dd"),
+            ("*-{dev,stage}", "*-{prod,stage}"),
+            ("[!a]*", "[ab]*"),
+            ("octo/*", "*/app"),
+            ("**/app", "app*"),
+            ("a**", "*/b"),
+            ("\\**", "[*]x"),
+            ("\u{e9}*", "??"),
+        ] {
+            assert!(meet(a, b), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn globs_that_no_text_matches_both_do_not_meet() {
+        for (a, b) in [
+            ("a*x", "a*y"),
+            ("ab*", "ac*"),
+            ("a", "b"),
+            ("{api,web}", "{db,cache}"),
+            ("[ab]*", "[cd]*"),
+            ("[!ab]", "[ab]"),
+            ("a?", "a???"),
+            ("*-{dev,stage}", "*-{prod,live}"),
+            ("{a,b{c,d}}", "{b,c,bcd}"),
+            ("a/**/b", "a?b*c"),
+            ("\\**", "[ab]*"),
+        ] {
+            assert!(!meet(a, b), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn what_would_take_too_long_could_meet() {
+        let long = |last: char| format!("{}{last}", "*a?[bc]".repeat(1000));
+        let begun = std::time::Instant::now();
+        assert!(meet(&long('x'), &long('y')));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10));
+    }
+
+    fn glob() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            "[ab/]{1,2}",
+            Just("?".to_owned()),
+            Just("*".to_owned()),
+            Just("**".to_owned()),
+            "\\[!?[ab/]{1,2}\\]",
+        ];
+        let flat = prop::collection::vec(piece, 1..4).prop_map(|pieces| pieces.concat());
+        let braces = prop::collection::vec(flat.clone(), 1..4).prop_map(|parts| format!("{{{}}}", parts.join(",")));
+        prop::collection::vec(prop_oneof![flat, braces], 1..3).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        /// Tried with every text of up to five of the letters that the globs are made of.
+        #[test]
+        fn globs_meet_whenever_a_text_matches_both(a in glob(), b in glob()) {
+            let (a, b) = (pattern(&a), pattern(&b));
+            let mut texts = vec![String::new()];
+            let mut begin = 0;
+            for _ in 0..5 {
+                let end = texts.len();
+                for at in begin..end {
+                    for letter in ['a', 'b', '/', 'c'] {
+                        texts.push(format!("{}{letter}", texts[at]));
+                    }
+                }
+                begin = end;
+            }
+            if let Some(text) = texts.iter().find(|text| a.matches(Some(text)) && b.matches(Some(text))) {
+                prop_assert!(a.meets(&b), "{text:?}");
+            }
+        }
     }
 }
