@@ -235,6 +235,49 @@ fn faults_of_a_document() {
     );
 }
 
+/// A script may write into its working directory, which is the folder of the pipeline files.
+#[test]
+fn what_is_plainly_something_else_is_skipped_with_a_warning() {
+    for (other, at) in [
+        ("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata: {a: b}\n", 2),
+        ("kind: Kustomization\nresources: []\n", 1),
+        ("apiVersion: tekton.dev/v1\nkind: PipelineRun\n", 2),
+        ("apiVersion: 1\nkind: Deployment\n", 2),
+    ] {
+        let folder = folder(&[
+            ("a.yaml", native("    []\n").as_bytes()),
+            ("b.yaml", format!("{other}---\n{}", native("    []\n").replace("name: a", "name: b")).as_bytes()),
+            ("c.yaml", other.as_bytes()),
+        ]);
+        let (catalog, warnings) =
+            Catalog::load(folder.path(), &DEFAULTS).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        assert_eq!(catalog.len(), 2, "{other}");
+        let found: Vec<_> = warnings.iter().map(|w| (w.severity, w.file.ends_with("b.yaml"), w.line)).collect();
+        assert_eq!(found, [(Severity::Warning, true, at), (Severity::Warning, false, at)], "{other}");
+        assert!(warnings[0].message.contains("is no pipeline, and is left out"), "{}", warnings[0]);
+    }
+}
+
+#[test]
+fn what_may_be_meant_as_a_pipeline_is_never_skipped() {
+    for text in [
+        "spec: {}\n",
+        "apiVersion: v1\n",
+        "kind: Pipeline\n",
+        "kind: Pipelin\n",
+        "kind: KubernetesApp\n",
+        "kind: 5\n",
+        "apiVersion: tekton.dev/v1\nkind: Pipeline\n",
+        "apiVersion: v1\nkind: TerraformApp\n",
+        "apiVersion: stagehook.dev/v2\nkind: Stages\n",
+        "apiVersion: stagehok.dev/v1\nkind: Stages\n",
+        "apiVersion: pipecd.dev/v1\nkind: Piped\n",
+        "apiVersion: pipedc.dev/v1beta1\nkind: Thing\n",
+    ] {
+        assert!(load(text).is_err(), "{text}");
+    }
+}
+
 #[test]
 fn faults_of_the_yaml_itself() {
     expect("a: 1\n\ttab: 2\n", &["2:1 there is a tab in the indentation; YAML is indented with spaces"]);

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use crate::domain::pipeline::Pipeline;
 use crate::domain::span::Span;
 
-use super::diagnostic::{Diagnostic, Place, Severity};
+use super::diagnostic::{Diagnostic, Place, Severity, nearest};
 use super::fields::Fields;
 use super::selector::Selector;
-use super::yaml::{self, Node};
+use super::yaml::{self, Node, Value};
 
 /// What the settings decide where a pipeline file is silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +89,11 @@ fn load_documents(path: &Path, documents: &[Node], defaults: &Defaults, faults: 
 
 fn load(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>) -> Option<Loaded> {
     let mut document = Fields::of(node, "a pipeline", faults)?;
+    if let Some((kind, name)) = something_else(node) {
+        let message = format!("this {name:?} is no pipeline, and is left out");
+        faults.push(Diagnostic::warning(&kind.at, message).hint("keep other files, and what scripts write, elsewhere"));
+        return None;
+    }
     let hint = "it is stagehook.dev/v1 (kind Pipeline), or pipecd.dev/v1beta1 (an application of PipeCD)";
     let Some(version) = document.get("apiVersion") else {
         faults.push(Diagnostic::error(&document.place("apiVersion"), "apiVersion is missing").hint(hint));
@@ -103,4 +108,25 @@ fn load(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>) -> Opt
             None
         }
     }
+}
+
+/// The kind of a document that is plainly an object of something else: a script that writes such a file beside the
+/// pipelines must not keep them from being loaded. In doubt it is meant as a pipeline: one that is left out would let
+/// a rollout through.
+fn something_else(document: &Node) -> Option<(&Node, &str)> {
+    let node = document.get("kind")?;
+    let Value::Scalar { text: kind, .. } = &node.value else { return None };
+    let text_like = kind.starts_with(|c: char| c.is_ascii_alphabetic());
+    let ours = kind == "Pipeline" || pipecd::is_application(kind);
+    let foreign = match document.get("apiVersion").map(|version| &version.value) {
+        // Without a version, a slip in the kind is as likely as another kind.
+        None | Some(Value::Null) => nearest(kind, ["Pipeline", "Application", "KubernetesApp"]).is_none(),
+        Some(Value::Scalar { text: version, .. }) => {
+            let group = version.split('/').next().unwrap_or_default().to_lowercase();
+            let ours = ["stagehook", "pipecd"].iter().any(|name| group.contains(name));
+            !ours && nearest(&group, ["stagehook.dev", "pipecd.dev"]).is_none()
+        }
+        Some(_) => false,
+    };
+    (text_like && !ours && foreign).then_some((node, kind))
 }

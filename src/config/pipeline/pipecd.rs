@@ -24,7 +24,7 @@ pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut
         return None;
     };
     let kind_name = text(kind, "kind", faults)?;
-    if !(kind_name.ends_with("App") || kind_name == "Application") {
+    if !is_application(kind_name) {
         let message = format!("the kind {kind_name:?} is no application");
         faults.push(Diagnostic::error(&kind.at, message).hint("applications are KubernetesApp, TerraformApp, …"));
         return None;
@@ -64,6 +64,11 @@ pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut
         selector_at: name_at,
         native: false,
     })
+}
+
+/// Whether a kind is one of PipeCD's applications: KubernetesApp, TerraformApp, …
+pub(super) fn is_application(kind: &str) -> bool {
+    kind.ends_with("App") || kind == "Application"
 }
 
 /// `skipOn` is read by PipeCD's planner from a commit that is not known here.
