@@ -371,6 +371,52 @@ fn faults_of_stages() {
 }
 
 #[test]
+fn a_stage_of_no_known_type_is_checked_as_far_as_it_can_be() {
+    expect(
+        &native("    - {id: a, hook: rollout, wiht: 1, with: {run: x, timout: 5m}}\n"),
+        &[
+            "7:7 the stage has no name",
+            "7:30 unknown key \"wiht\" in a stage; did you mean \"with\"?",
+            "7:54 unknown key \"timout\" in with; did you mean \"timeout\"?",
+        ],
+    );
+    expect(
+        &native("    - {id: a, name: SCRIPTRUN, hook: rollout, with: {rum: x}}\n"),
+        &[
+            "7:21 the stage type \"SCRIPTRUN\" is not known; did you mean \"SCRIPT_RUN\"?",
+            "7:53 the stage has nothing to run",
+            "7:54 unknown key \"rum\" in with; did you mean \"run\"?",
+        ],
+    );
+    expect(
+        &native("    - {id: a, name: PAUSE, hook: rollout, with: {duration: 5}}\n"),
+        &["7:21 the stage type \"PAUSE\" is not known", "7:60 duration is a length of time, and \"5\" has no unit"],
+    );
+    expect(
+        &native("    - {id: a, name: 5, hook: rollout, hok: x, with: {runs: 5}}\n"),
+        &["7:21 name must be text", "7:39 unknown key \"hok\"", "7:60 runs must be text"],
+    );
+    expect(
+        &native("    - {id: a, name: WAIT_APPROVAL, hook: rollout, hok: x, with: {approvers: [me]}}\n"),
+        &["7:21 WAIT_APPROVAL can't be run yet", "7:51 unknown key \"hok\""],
+    );
+    expect(
+        &pipecd("      - {hook: rolout, dsc: x, with: {run: a, retires: 1}}\n"),
+        &[
+            "7:9 the stage has no name",
+            "7:16 the hook \"rolout\" is not known",
+            "7:24 unknown key \"dsc\" in a stage",
+            "7:47 unknown key \"retires\" in with",
+        ],
+    );
+    expect(
+        &pipecd("      - {name: WAIT_APPROVAL, dsc: x, hook: rolout}\n"),
+        &["7:16 WAIT_APPROVAL can't be run yet", "7:31 unknown key \"dsc\"", "7:45 the hook \"rolout\" is not known"],
+    );
+    expect("apiVersion: pipecd.dev/v1beta1\nspec: {input: {}}\n", &["1:1 kind is missing", "2:7 spec.name is missing"]);
+}
+
+#[test]
 fn a_hint_names_each_known_key_once() {
     expect(
         "apiVersion: stagehook.dev/v1\nkind: Pipeline\nmetadata: {name: a, annotations: {}}\nspec: {selector: {}, stages: []}\n",

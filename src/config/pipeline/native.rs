@@ -148,29 +148,33 @@ fn read_stage(
         text(desc, "desc", faults);
     }
     let with = fields.get_with_key("with");
-    let Some(name) = name else {
+    if name.is_none() {
         faults.push(Diagnostic::error(&name_at, "the stage has no name").hint("it is its type: name: SCRIPT_RUN"));
-        return None;
-    };
-    let type_name = text(name, "name", faults)?;
+    }
+    let type_name = name.and_then(|name| Some((name, text(name, "name", faults)?)));
     let repeat = match hook {
         Some(Hook::Rollout | Hook::ConfirmTrafficIncrease) => Repeat::Always,
         _ => Repeat::RetryFailed,
     };
     let stage = stages::Outline { with, at: fields.at.clone(), hook, repeat, timeout: None, dialect: Dialect::Native };
     let work = match type_name {
-        "SCRIPT_RUN" => stage.script(context, faults),
-        "WAIT" => stage.wait(faults),
-        "WAIT_APPROVAL" => {
+        Some((_, "SCRIPT_RUN")) => stage.script(context, faults),
+        Some((_, "WAIT")) => stage.wait(faults),
+        Some((name, "WAIT_APPROVAL")) => {
             faults.push(stages::no_approval(name));
             None
         }
-        other => {
+        Some((name, other)) => {
             let fault = Diagnostic::error(&name.at, format!("the stage type {other:?} is not known"));
             faults.push(fault.hint(match nearest(other, stages::KNOWN) {
                 Some(known) => format!("did you mean {known:?}?"),
                 None => format!("known are {}", stages::KNOWN.join(", ")),
             }));
+            stage.guess(Some(other), context, faults);
+            None
+        }
+        None => {
+            stage.guess(None, context, faults);
             None
         }
     };

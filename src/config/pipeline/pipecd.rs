@@ -19,15 +19,16 @@ use super::{Context, Loaded};
 
 pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut Vec<Diagnostic>) -> Option<Loaded> {
     let at = document.at.clone();
-    let Some(kind) = document.get("kind") else {
+    if let Some(kind) = document.get("kind") {
+        let kind_name = text(kind, "kind", faults)?;
+        if !is_application(kind_name) {
+            // Another object of PipeCD: what an application must have is not asked of it.
+            let message = format!("the kind {kind_name:?} is no application");
+            faults.push(Diagnostic::error(&kind.at, message).hint("applications are KubernetesApp, TerraformApp, …"));
+            return None;
+        }
+    } else {
         faults.push(Diagnostic::error(&at, "kind is missing").hint("it is KubernetesApp or another application"));
-        return None;
-    };
-    let kind_name = text(kind, "kind", faults)?;
-    if !is_application(kind_name) {
-        let message = format!("the kind {kind_name:?} is no application");
-        faults.push(Diagnostic::error(&kind.at, message).hint("applications are KubernetesApp, TerraformApp, …"));
-        return None;
     }
     let Some(spec_node) = document.get("spec") else {
         faults.push(Diagnostic::error(&at, "spec is missing"));
@@ -193,21 +194,20 @@ fn read_stage(
         }
     };
     let name_at = fields.place("name");
-    let Some(name) = fields.get("name") else {
+    let name = fields.get("name");
+    if name.is_none() {
         faults.push(Diagnostic::error(&name_at, "the stage has no name").hint("it is its type: name: SCRIPT_RUN"));
-        return None;
-    };
-    let type_name = text(name, "name", faults)?;
+    }
+    let type_name = name.and_then(|name| Some((name, text(name, "name", faults)?)));
     let hook = match fields.get("hook") {
         Some(node) => stages::hook(node, faults),
         None => Some(hook_at(index, acts)),
     };
-    if !stages::KNOWN.contains(&type_name) {
-        if type_name == "WAIT_APPROVAL" {
-            faults.push(stages::no_approval(name));
-            return None;
-        }
-        return Some(Stage { id: id?, work: Work::External { name: type_name.to_owned() } });
+    if let Some((_, other)) = type_name
+        && !stages::KNOWN.contains(&other)
+        && other != "WAIT_APPROVAL"
+    {
+        return Some(Stage { id: id?, work: Work::External { name: other.to_owned() } });
     }
     if let Some(desc) = fields.get("desc") {
         text(desc, "desc", faults);
@@ -217,7 +217,18 @@ fn read_stage(
     let with = fields.get_with_key("with");
     let at = fields.at.clone();
     let outline = Outline { with, at, hook, repeat: Repeat::RetryFailed, timeout, dialect: Dialect::PipeCd };
-    let work = if type_name == "WAIT" { outline.wait(faults) } else { outline.script(context, faults) };
+    let work = match type_name {
+        Some((_, "WAIT")) => outline.wait(faults),
+        Some((name, "WAIT_APPROVAL")) => {
+            faults.push(stages::no_approval(name));
+            None
+        }
+        Some(_) => outline.script(context, faults),
+        None => {
+            outline.guess(None, context, faults);
+            None
+        }
+    };
     fields.finish("a stage", faults);
     Some(Stage { id: id?, work: work? })
 }

@@ -89,6 +89,20 @@ pub(super) struct Outline<'n> {
 }
 
 impl Outline<'_> {
+    /// Tells what is wrong with the `with` of a stage whose type is at fault, as far as it is plain which was meant:
+    /// its other faults need not wait until that one is mended.
+    pub fn guess(&self, type_name: Option<&str>, context: &Context<'_>, faults: &mut Vec<Diagnostic>) {
+        let Some((_, with)) = self.with else { return };
+        let has = |names: &[&str]| names.iter().any(|name| with.get(name).is_some());
+        match type_name.and_then(|name| nearest(name, KNOWN)) {
+            Some("WAIT") => _ = self.wait(faults),
+            Some(_) => _ = self.script(context, faults),
+            None if has(&["run", "runs", "onRollback"]) => _ = self.script(context, faults),
+            None if has(&["duration"]) => _ = self.wait(faults),
+            None => {}
+        }
+    }
+
     /// A SCRIPT_RUN stage.
     pub fn script(&self, context: &Context<'_>, faults: &mut Vec<Diagnostic>) -> Option<Work> {
         let Some((_, with)) = self.with else {
