@@ -429,6 +429,18 @@ fn a_hint_names_each_known_key_once() {
 }
 
 #[test]
+fn an_empty_on_rollback_is_none() {
+    for empty in ["''", "\"\"", "|\n", "' '", ""] {
+        let pipeline = one(&script("pre-rollout", &format!("        run: x\n        onRollback: {empty}\n")));
+        assert_eq!(only_script(&pipeline).on_rollback, [""; 0], "{empty}");
+    }
+    let stage = "      - name: SCRIPT_RUN\n        with: {run: x, onRollback: ''}\n";
+    assert_eq!(only_script(&one(&pipecd(stage))).on_rollback, [""; 0]);
+    one(&script("rollback", "        run: x\n        onRollback: ''\n"));
+    expect(&script("rollout", "        run: x\n        onRollback: ['']\n"), &["12:22 onRollback is empty"]);
+}
+
+#[test]
 fn faults_of_a_script() {
     let of = |with: &str, expected: &[&str]| expect(&script("pre-rollout", with), expected);
     of("        timout: 5m\n        run: x\n", &["11:9 unknown key \"timout\" in with; did you mean \"timeout\"?"]);
@@ -482,6 +494,18 @@ fn faults_of_an_application_of_pipecd() {
     expect(
         &pipecd("      - name: SCRIPT_RUN\n        with: {rum: x}\n"),
         &["8:15 the stage has nothing to run", "8:16 unknown key \"rum\" in with; did you mean \"run\"?"],
+    );
+    expect(
+        "apiVersion: pipecd.dev/v1beta1\nkind: KubernetesApp\nspec: {name: my app}\n",
+        &[
+            "3:14 the name is not valid: it has the character ' ', which is not allowed there; callers name the application by it",
+        ],
+    );
+    expect(
+        &pipecd("      - name: WAIT\n        with: {duration: 5}\n"),
+        &[
+            "8:26 duration is a length of time, and \"5\" has no unit; write it like 30s, 5m or 1h30m: a bare number is nanoseconds in PipeCD",
+        ],
     );
     expect(
         &pipecd("      - name: K8S_SYNC\n        id: stage-1\n      - name: K8S_SYNC\n"),

@@ -101,7 +101,7 @@ pub fn schema() -> Value {
                     },
                     "run": {"$ref": "#/$defs/scripts"},
                     "runs": {"$ref": "#/$defs/scripts"},
-                    "onRollback": {"$ref": "#/$defs/scripts"},
+                    "onRollback": {"anyOf": [{"const": ""}, {"$ref": "#/$defs/scripts"}], "description": "What undoes it; empty for nothing."},
                     "shell": {
                         "description": "The program and its arguments; the script is the last one.",
                         "default": "/bin/sh -c",

@@ -13,7 +13,7 @@ use crate::domain::span::Span;
 use super::super::diagnostic::Diagnostic;
 use super::super::fields::{Fields, items, labels, text};
 use super::super::selector::Selector;
-use super::super::yaml::{Node, Value};
+use super::super::yaml::{Node, Value, is_number};
 use super::stages::{self, Dialect, Outline};
 use super::{Context, Loaded};
 
@@ -37,7 +37,13 @@ pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut
     let mut spec = Fields::of(spec_node, "spec", faults)?;
     let name_at = spec.place("name");
     let missing = spec.get("name").is_none();
+    let before = faults.len();
     let name = spec.parsed::<Name>("name", faults);
+    if let Some(fault) = faults.get_mut(before)
+        && fault.hint.is_none()
+    {
+        fault.hint = Some("callers name the application by it, so here it must be as they write it".to_owned());
+    }
     if missing {
         let fault = Diagnostic::error(&name_at, "spec.name is missing, and it selects the application");
         faults.push(fault.hint("PipeCD can take the name from elsewhere; here add spec: {name: …}"));
@@ -88,6 +94,13 @@ pub(super) fn go_span(node: &Node, what: &str, faults: &mut Vec<Diagnostic>) -> 
     };
     match go_duration(text) {
         Some(duration) if duration > Duration::ZERO => Some(Span(duration)),
+        // Nobody means the nanoseconds that PipeCD waits then.
+        _ if is_number(text) => {
+            let message = format!("{what} is a length of time, and {text:?} has no unit");
+            let hint = "write it like 30s, 5m or 1h30m: a bare number is nanoseconds in PipeCD";
+            faults.push(Diagnostic::error(&node.at, message).hint(hint));
+            None
+        }
         _ => super::super::fields::span(node, what, faults),
     }
 }

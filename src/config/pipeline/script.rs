@@ -38,7 +38,8 @@ pub(super) fn read(
             Vec::new()
         }
     };
-    let on_rollback = fields.get("onRollback").map(|node| scripts(node, "onRollback", faults)).unwrap_or_default();
+    let on_rollback = fields.get("onRollback").filter(|node| !is_blank(node));
+    let on_rollback = on_rollback.map(|node| scripts(node, "onRollback", faults)).unwrap_or_default();
     let shell = fields.get("shell").map_or_else(default_shell, |node| shell(node, faults));
     let timeout = stage.dialect.span(&mut fields, "timeout", faults);
     let retries = fields.number("retries", 0..=MAX_RETRIES, faults).unwrap_or(0);
@@ -65,6 +66,15 @@ pub(super) fn read(
 
 fn default_shell() -> Vec<String> {
     vec!["/bin/sh".to_owned(), "-c".to_owned()]
+}
+
+/// Whether a script is absent, or empty text, which PipeCD takes for no script.
+pub(super) fn is_blank(node: &Node) -> bool {
+    match &node.value {
+        Value::Null => true,
+        Value::Scalar { text, .. } => text.trim().is_empty(),
+        Value::Seq(_) | Value::Map(_) => false,
+    }
 }
 
 /// One script or several.

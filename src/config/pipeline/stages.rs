@@ -111,7 +111,7 @@ impl Outline<'_> {
         };
         let script = script::read(with, self, context, faults);
         if self.hook == Some(Hook::Rollback)
-            && let Some(node) = with.get("onRollback").filter(|node| !node.is_null())
+            && let Some(node) = with.get("onRollback").filter(|node| !script::is_blank(node))
         {
             let fault = Diagnostic::error(&node.at, "onRollback of a stage on the hook rollback would never run");
             faults.push(fault.hint("what such a stage does belongs into its run"));
