@@ -441,6 +441,53 @@ fn an_empty_on_rollback_is_none() {
 }
 
 #[test]
+fn a_slip_in_a_stage_type_of_pipecd_is_a_warning() {
+    for (slip, meant) in [
+        ("WAIT_APROVAL", "WAIT_APPROVAL"),
+        ("SCRIPTRUN", "SCRIPT_RUN"),
+        ("SCRIPT_RUNN", "SCRIPT_RUN"),
+        ("Wait", "WAIT"),
+        ("wiat", "WAIT"),
+    ] {
+        let (_, warnings) = load(&pipecd(&format!("      - name: {slip}\n"))).unwrap();
+        let expected = format!(
+            "7:15 the stage type {slip:?} is not known here, so the delivery tool is taken to act there; did you mean {meant:?}?"
+        );
+        assert_eq!(shown(&warnings), [expected]);
+    }
+    for known in [
+        "ANALYSIS",
+        "K8S_SYNC",
+        "K8S_PRIMARY_ROLLOUT",
+        "K8S_CANARY_ROLLOUT",
+        "K8S_CANARY_CLEAN",
+        "K8S_BASELINE_ROLLOUT",
+        "K8S_BASELINE_CLEAN",
+        "K8S_TRAFFIC_ROUTING",
+        "K8S_MULTI_SYNC",
+        "TERRAFORM_SYNC",
+        "TERRAFORM_PLAN",
+        "TERRAFORM_APPLY",
+        "CLOUDRUN_SYNC",
+        "CLOUDRUN_PROMOTE",
+        "LAMBDA_SYNC",
+        "LAMBDA_CANARY_ROLLOUT",
+        "LAMBDA_PROMOTE",
+        "ECS_SYNC",
+        "ECS_CANARY_ROLLOUT",
+        "ECS_PRIMARY_ROLLOUT",
+        "ECS_TRAFFIC_ROUTING",
+        "ECS_CANARY_CLEAN",
+        "CUSTOM_SYNC",
+        "CUSTOM_SYNC_ROLLBACK",
+        "SCRIPT_RUN_ROLLBACK",
+        "ROLLBACK",
+    ] {
+        one(&pipecd(&format!("      - name: {known}\n")));
+    }
+}
+
+#[test]
 fn faults_of_a_script() {
     let of = |with: &str, expected: &[&str]| expect(&script("pre-rollout", with), expected);
     of("        timout: 5m\n        run: x\n", &["11:9 unknown key \"timout\" in with; did you mean \"timeout\"?"]);

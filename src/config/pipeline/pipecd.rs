@@ -10,7 +10,7 @@ use crate::domain::names::{Name, StageId};
 use crate::domain::pipeline::{OnFailure, OnSupersede, Pipeline, Repeat, RollbackPolicy, Stage, Work};
 use crate::domain::span::Span;
 
-use super::super::diagnostic::Diagnostic;
+use super::super::diagnostic::{Diagnostic, nearest};
 use super::super::fields::{Fields, items, labels, text};
 use super::super::selector::Selector;
 use super::super::yaml::{Node, Value, is_number};
@@ -216,10 +216,16 @@ fn read_stage(
         Some(node) => stages::hook(node, faults),
         None => Some(hook_at(index, acts)),
     };
-    if let Some((_, other)) = type_name
+    if let Some((name, other)) = type_name
         && !stages::KNOWN.contains(&other)
         && other != "WAIT_APPROVAL"
     {
+        // A warning, as nobody knows all names: plugins of PipeCD bring their own.
+        if let Some(meant) = nearest(other, ["SCRIPT_RUN", "WAIT", "WAIT_APPROVAL"]) {
+            let message =
+                format!("the stage type {other:?} is not known here, so the delivery tool is taken to act there");
+            faults.push(Diagnostic::warning(&name.at, message).hint(format!("did you mean {meant:?}?")));
+        }
         return Some(Stage { id: id?, work: Work::External { name: other.to_owned() } });
     }
     if let Some(desc) = fields.get("desc") {
