@@ -335,6 +335,44 @@ fn a_fault_in_the_settings_or_a_pipeline_is_exit_code_2_with_its_place() {
 }
 
 #[test]
+fn what_check_finds_can_be_read_by_a_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yaml");
+    let checked = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let output = stagehook("check --output json").env("STAGEHOOK_PIPELINES", folder.path()).output().unwrap();
+        (code(&output), serde_json::from_str::<serde_json::Value>(&out(&output)).unwrap())
+    };
+    let head = "apiVersion: stagehook.dev/v1\nkind: Pipeline\nmetadata: {name: a}\n";
+    let (exit, found) = checked(&format!("{head}spec: {{selector: {{}}, stages: []}}\n"));
+    let nothing = serde_json::json!({"diagnostics": [], "pipelines": 1, "errors": 0, "warnings": 0});
+    assert_eq!((exit, found), (0, nothing));
+
+    let (exit, found) = checked(&format!("{head}spec: {{selector: {{}}, stages: [], stagse: []}}\n"));
+    let fault = serde_json::json!({
+        "severity": "error",
+        "file": file,
+        "line": 4,
+        "column": 34,
+        "message": "unknown key \"stagse\" in spec",
+        "hint": "did you mean \"stages\"?",
+    });
+    let expected = serde_json::json!({"diagnostics": [fault], "pipelines": 0, "errors": 1, "warnings": 0});
+    assert_eq!((exit, found), (2, expected));
+
+    let settings = folder.path().join("settings.conf");
+    std::fs::write(&settings, "api: {tokens: [{name: a, scope: read, secret: {fromEnv: NOT_THERE}}]}\n").unwrap();
+    let output = stagehook("check --output json --config").arg(&settings).output().unwrap();
+    let found: serde_json::Value = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(
+        (code(&output), &found["errors"], &found["diagnostics"][0]["line"]),
+        (2, &1.into(), &().into()),
+        "{found}"
+    );
+    assert!(found["diagnostics"][0]["message"].as_str().unwrap().contains("NOT_THERE"), "{found}");
+}
+
+#[test]
 fn a_head_that_was_changed_proves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite://{}/stagehook.db", folder.path().display());

@@ -39,7 +39,7 @@ pub(super) enum Command {
     /// Run the service
     Serve,
     /// Check the settings and the pipelines, and say what is wrong with them
-    Check,
+    Check(CheckArgs),
     /// Show what runs on which hook of an application, and what a rollback would replay
     Plan(PlanArgs),
     /// Call a hook as a delivery tool would, and show the answer
@@ -91,6 +91,12 @@ pub(super) struct ServerArgs {
     /// The server's URL; else the configured listen address is asked [env: STAGEHOOK_SERVER]
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    #[arg(long, value_enum, default_value_t)]
+    pub output: Output,
 }
 
 #[derive(Debug, clap::Args)]

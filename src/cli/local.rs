@@ -15,10 +15,8 @@ use super::failure::Failure;
 /// What `check` found.
 #[derive(Debug)]
 pub(super) struct Checked {
-    /// What is wrong, as it is shown.
-    pub diagnostics: Vec<String>,
-    /// How many of them are errors.
-    pub errors: usize,
+    /// What is wrong.
+    pub diagnostics: Vec<Diagnostic>,
     /// How many pipelines are in force; none while there is an error.
     pub pipelines: usize,
 }
@@ -35,32 +33,32 @@ pub(super) fn ledger(config: Option<&Path>, environment: &Environment) -> Result
 
 /// Checks the settings, that every secret can be read, and every pipeline file.
 pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked {
-    let mut checked = Checked { diagnostics: Vec::new(), errors: 0, pipelines: 0 };
+    let mut checked = Checked { diagnostics: Vec::new(), pipelines: 0 };
     let settings = match Settings::load(config, &environment.variables) {
         Ok(settings) => settings,
         Err(faults) => {
-            checked.take(&faults);
+            checked.diagnostics = faults;
             return checked;
         }
     };
     for error in settings.resolve(&environment.variables).err().unwrap_or_default() {
-        checked.errors += 1;
-        checked.diagnostics.push(format!("error: {error}"));
+        // A secret is no place in a file, so there is none to name.
+        checked.diagnostics.push(Diagnostic::of_file("", error.to_string()));
     }
     match Catalog::load(&settings.pipelines, &settings.pipeline_defaults()) {
         Ok((catalog, warnings)) => {
             checked.pipelines = catalog.len();
-            checked.take(&warnings);
+            checked.diagnostics.extend(warnings);
         }
-        Err(faults) => checked.take(&faults),
+        Err(faults) => checked.diagnostics.extend(faults),
     }
     checked
 }
 
 impl Checked {
-    fn take(&mut self, diagnostics: &[Diagnostic]) {
-        self.errors += diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count();
-        self.diagnostics.extend(diagnostics.iter().map(ToString::to_string));
+    /// How many of the diagnostics are errors.
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }
 }
 

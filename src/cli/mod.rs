@@ -115,7 +115,7 @@ fn dispatch(task: Task, environment: &Environment, out: &mut Out) -> Result<(), 
     match *task.command {
         // `parse` has handed it up already.
         Command::Serve => Err(Failure::Usage("serve is not a task".into())),
-        Command::Check => check::check(config, environment, out),
+        Command::Check(args) => check::check(&args, config, environment, out),
         Command::Schema => check::schema(out),
         Command::Plan(args) => plan::plan(&args, config, environment, out),
         Command::Ledger(LedgerCommand::Verify(args)) => ledger::verify(&args, config, environment, out),

@@ -37,7 +37,7 @@ impl Severity {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
-    /// The file as it was named, or the variable.
+    /// The file as it was named, or the variable; empty where it is neither.
     pub file: String,
     /// The line, from 1; 0 where the fault has no place in a file.
     pub line: usize,
@@ -97,7 +97,8 @@ impl fmt::Display for Diagnostic {
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
-        write!(f, ": {}: {}", self.severity.as_str(), self.message)?;
+        let separator = if self.file.is_empty() { "" } else { ": " };
+        write!(f, "{separator}{}: {}", self.severity.as_str(), self.message)?;
         if let Some(hint) = &self.hint {
             write!(f, "; {hint}")?;
         }
