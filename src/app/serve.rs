@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::logging;
-use crate::config::reload::{self, Reloader};
+use crate::config::reload::Reloader;
 use crate::config::secret::Environment;
 use crate::config::settings::{self, Secrets, Settings};
 use crate::domain::names::Source;
@@ -201,12 +201,8 @@ fn status(code: u16) -> StatusCode {
 
 /// Loads the pipelines anew whenever their files change.
 fn follow(reloader: &Arc<Reloader>) {
-    match reload::watch(reloader.directory()) {
-        Ok(changes) => {
-            tokio::spawn(Arc::clone(reloader).follow(changes));
-        }
-        Err(error) => tracing::warn!(%error, "pipeline files can't be watched; SIGHUP still reloads them"),
-    }
+    let changes = reloader.watch();
+    tokio::spawn(Arc::clone(reloader).follow(changes));
 }
 
 fn watch_reloads(reloader: &Reloader, metrics: &Arc<Metrics>) {

@@ -93,7 +93,8 @@ impl Catalog {
     }
 }
 
-fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The files that are read, in the order of their names.
+pub(super) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;

@@ -19,6 +19,7 @@ pub mod schema;
 pub mod secret;
 mod selector;
 pub mod settings;
+mod watching;
 mod yaml;
 
 use secret::Environment;

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use notify::event::{AccessKind, AccessMode};
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::RecommendedWatcher;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::catalog::Catalog;
 use super::diagnostic::Diagnostic;
 use super::pipeline::Defaults;
+use super::watching;
 
 /// An editor or a ConfigMap changes several names at once: what happens within this time is one change.
 const QUIET: Duration = Duration::from_millis(200);
@@ -41,7 +41,24 @@ pub struct Reloader {
     catalog: watch::Sender<Arc<Catalog>>,
     status: watch::Sender<ReloadStatus>,
     // Two reloads at once (a signal, a changed file) could publish the older one last.
-    loading: Mutex<()>,
+    loading: Mutex<Watching>,
+}
+
+/// What watches the files, once they are followed.
+#[derive(Debug, Default)]
+struct Watching {
+    changed: Option<mpsc::Sender<()>>,
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Watching {
+    /// Sets the watches anew, on what is there now; those before are kept where none can be had.
+    fn set(&mut self, directory: &Path) {
+        let Some(changed) = &self.changed else { return };
+        if let Some(watcher) = watching::watch(directory, changed) {
+            self.watcher = Some(watcher);
+        }
+    }
 }
 
 impl Reloader {
@@ -55,7 +72,7 @@ impl Reloader {
             defaults,
             catalog: watch::Sender::new(Arc::new(catalog)),
             status: watch::Sender::new(status),
-            loading: Mutex::new(()),
+            loading: Mutex::default(),
         })
     }
 
@@ -86,7 +103,10 @@ impl Reloader {
 
     /// Loads the files again; whether they are in force now. Reads files, so it blocks for a moment.
     pub fn reload(&self) -> bool {
-        let _one_at_a_time = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watching = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        // First, so that what changes from here on is seen, and what changed before is read: the directory, or a link
+        // to it, may have been replaced, and the watches be on what nobody reads any more.
+        watching.set(&self.directory);
         match Catalog::load(&self.directory, &self.defaults) {
             Ok((catalog, warnings)) => {
                 for warning in &warnings {
@@ -116,7 +136,17 @@ impl Reloader {
         }
     }
 
-    /// Loads the files again whenever they change. Ends only when the watcher does; drop it to stop it.
+    /// Watches the files from now on, and what leads to them. Blocks for a moment.
+    pub fn watch(&self) -> Changes {
+        let mut watching = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
+        // One seat: a change that is waiting to be seen stands for all that follow.
+        let (changed, changes) = mpsc::channel(1);
+        watching.changed = Some(changed);
+        watching.set(&self.directory);
+        Changes(changes)
+    }
+
+    /// Loads the files again whenever they change. Ends only when they are watched by another; drop it to stop it.
     pub async fn follow(self: Arc<Self>, mut changes: Changes) {
         while changes.next().await.is_some() {
             let this = Arc::clone(&self);
@@ -126,58 +156,17 @@ impl Reloader {
     }
 }
 
-/// The changes of a directory, as they happen.
+/// The changes of the pipelines, as they happen.
 #[derive(Debug)]
-pub struct Changes {
-    happened: mpsc::Receiver<()>,
-    _watcher: RecommendedWatcher,
-}
-
-/// Watches a directory. The directory and not its files: editors and Kubernetes put new files, or a new link, in
-/// the place of old ones. Files that are links to elsewhere are not seen changing there.
-pub fn watch(directory: &Path) -> Result<Changes, notify::Error> {
-    // One seat: a change that is waiting to be seen stands for all that follow.
-    let (sender, happened) = mpsc::channel(1);
-    let mut watcher = notify::recommended_watcher(move |event: Result<Event, notify::Error>| match event {
-        Ok(event) if !changes_something(event.kind) => {}
-        Ok(_) => _ = sender.try_send(()),
-        Err(error) => {
-            tracing::warn!(%error, "the pipelines are not watched well: a changed file may need a SIGHUP");
-            _ = sender.try_send(());
-        }
-    })?;
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(Changes { happened, _watcher: watcher })
-}
-
-/// A reload opens and reads the files itself: were that a change, it would never end.
-fn changes_something(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        _ => true,
-    }
-}
+pub struct Changes(mpsc::Receiver<()>);
 
 impl Changes {
-    /// Waits for a change, and until the directory rests. None when the watcher is gone.
-    pub async fn next(&mut self) -> Option<()> {
-        self.happened.recv().await?;
-        let rest = async { while let Ok(Some(())) = timeout(QUIET, self.happened.recv()).await {} };
+    /// Waits for a change, and until the directory rests. None when the reloader is gone.
+    async fn next(&mut self) -> Option<()> {
+        self.0.recv().await?;
+        let rest = async { while let Ok(Some(())) = timeout(QUIET, self.0.recv()).await {} };
         // Too restless to wait for: what is there now is read, and what comes later is a change of its own.
         _ = timeout(PATIENCE, rest).await;
         Some(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reading_is_no_change() {
-        assert!(!changes_something(EventKind::Access(AccessKind::Open(AccessMode::Any))));
-        assert!(!changes_something(EventKind::Access(AccessKind::Close(AccessMode::Read))));
-        assert!(changes_something(EventKind::Access(AccessKind::Close(AccessMode::Write))));
-        assert!(changes_something(EventKind::Remove(notify::event::RemoveKind::File)));
     }
 }
