@@ -16,20 +16,27 @@ const MAX_STATES: usize = 4096;
 /// The most pairs of states that are looked at.
 const MAX_PAIRS: usize = 1 << 18;
 
-/// Whether some text matches both; yes as well where that would take too long to find out.
-pub(super) fn meet(a: &Glob, b: &Glob) -> bool {
-    match (compile(a), compile(b)) {
-        (Some(a), Some(b)) => walk(&a, &b),
-        _ => true,
-    }
-}
+/// What a glob matches, to be compared. It is made once for a glob, since each is compared with many.
+#[derive(Clone, Debug)]
+pub(super) struct Automaton(Option<NFA>);
 
-fn compile(glob: &Glob) -> Option<NFA> {
-    // As globset has it.
-    let syntax = syntax::Config::new().utf8(false).dot_matches_new_line(true);
-    let config = NFA::config().utf8(false).nfa_size_limit(Some(1 << 20));
-    let nfa = NFA::compiler().syntax(syntax).configure(config).build(glob.regex()).ok()?;
-    (nfa.states().len() <= MAX_STATES).then_some(nfa)
+impl Automaton {
+    /// The automaton of a glob.
+    pub fn of(glob: &Glob) -> Self {
+        // As globset has it.
+        let syntax = syntax::Config::new().utf8(false).dot_matches_new_line(true);
+        let config = NFA::config().utf8(false).nfa_size_limit(Some(1 << 20));
+        let nfa = NFA::compiler().syntax(syntax).configure(config).build(glob.regex());
+        Self(nfa.ok().filter(|nfa| nfa.states().len() <= MAX_STATES))
+    }
+
+    /// Whether some text matches both; yes as well where that would take too long to find out.
+    pub fn meets(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Some(a), Some(b)) => walk(a, b),
+            _ => true,
+        }
+    }
 }
 
 fn walk(a: &NFA, b: &NFA) -> bool {

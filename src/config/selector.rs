@@ -11,7 +11,7 @@ use crate::domain::names::{Application, Name, Source};
 
 use super::diagnostic::{Diagnostic, nearest};
 use super::fields::{Fields, text};
-use super::globs;
+use super::globs::Automaton;
 
 /// The fields of a selector.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ impl Selector {
 enum Pattern {
     Any,
     Literal(String),
-    Glob { prefix: String, matcher: GlobMatcher },
+    Glob { prefix: String, matcher: GlobMatcher, automaton: Automaton },
 }
 
 /// What makes a text a glob.
@@ -105,9 +105,10 @@ impl Pattern {
         let Some(first) = text.find(SPECIAL) else { return Ok(Self::Literal(text.to_owned())) };
         // A name may hold slashes (octo/app), and `*` goes over them.
         let glob = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
-        let matcher = glob.map_err(|error| error.kind().to_string())?.compile_matcher();
+        let glob = glob.map_err(|error| error.kind().to_string())?;
         let prefix = text.get(..first).unwrap_or_default();
-        Ok(Self::Glob { prefix: prefix.to_owned(), matcher })
+        let (matcher, automaton) = (glob.compile_matcher(), Automaton::of(&glob));
+        Ok(Self::Glob { prefix: prefix.to_owned(), matcher, automaton })
     }
 
     fn matches(&self, text: Option<&str>) -> bool {
@@ -131,7 +132,7 @@ impl Pattern {
     fn meets(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Literal(a), Self::Literal(b)) => a == b,
-            (Self::Glob { matcher: a, .. }, Self::Glob { matcher: b, .. }) => globs::meet(a.glob(), b.glob()),
+            (Self::Glob { automaton: a, .. }, Self::Glob { automaton: b, .. }) => a.meets(b),
             (Self::Any, _) | (_, Self::Any) => true,
             (Self::Literal(literal), Self::Glob { matcher, .. })
             | (Self::Glob { matcher, .. }, Self::Literal(literal)) => matcher.is_match(literal),
