@@ -168,7 +168,7 @@ impl Engine {
             Ok(stream) => stream,
             Err(told) => return told,
         };
-        let deadline = wait.map(|wait| tokio::time::Instant::now() + wait);
+        let deadline = wait.and_then(clock::deadline);
         self.submit(stream, Command::Call(call), by, deadline).await
     }
 

@@ -34,7 +34,7 @@ impl Engine {
 
 fn look(inner: &Weak<Inner>) -> Option<BTreeSet<DeploymentId>> {
     let inner = inner.upgrade()?;
-    let oldest = clock::now() - inner.settings.stale_after;
+    let oldest = clock::before(clock::now(), inner.settings.stale_after);
     let stale: BTreeSet<_> = inner
         .applications
         .all()

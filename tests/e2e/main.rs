@@ -9,6 +9,7 @@ mod api;
 mod bad_input;
 mod canary;
 mod crash;
+mod engine_races;
 mod flagger_sim;
 mod history;
 mod identity;
