@@ -5,6 +5,8 @@ use std::sync::Weak;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::{Engine, Inner, clock};
 use crate::domain::ids::DeploymentId;
 
@@ -13,11 +15,14 @@ impl Engine {
     pub(super) fn watch_for_stale(&self) {
         let period = (self.0.settings.stale_after / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
         let inner = std::sync::Arc::downgrade(&self.0);
+        // A call that was answered from the ledger left no record, so of the calls before the start
+        // nothing is known.
+        let began = clock::now();
         tokio::spawn(async move {
             let mut told = BTreeSet::new();
             loop {
                 tokio::time::sleep(period).await;
-                let Some(stale) = look(&inner) else { return };
+                let Some(stale) = look(&inner, began) else { return };
                 told.retain(|id| stale.contains(id));
                 for id in stale {
                     if told.insert(id) {
@@ -32,7 +37,7 @@ impl Engine {
     }
 }
 
-fn look(inner: &Weak<Inner>) -> Option<BTreeSet<DeploymentId>> {
+fn look(inner: &Weak<Inner>, began: Timestamp) -> Option<BTreeSet<DeploymentId>> {
     let inner = inner.upgrade()?;
     let oldest = clock::before(clock::now(), inner.settings.stale_after);
     let stale: BTreeSet<_> = inner
@@ -40,7 +45,7 @@ fn look(inner: &Weak<Inner>) -> Option<BTreeSet<DeploymentId>> {
         .all()
         .iter()
         .flat_map(|entry| {
-            entry.lives().iter().filter(|life| life.seen < oldest).map(|life| life.id).collect::<Vec<_>>()
+            entry.lives().iter().filter(|life| life.seen.max(began) < oldest).map(|life| life.id).collect::<Vec<_>>()
         })
         .collect();
     inner.stale.store(stale.len(), Ordering::Relaxed);

@@ -1,10 +1,23 @@
 //! What goes wrong only at the wrong moment: callers that vanish, lines that fill at once, memory that is short.
 
-use serde_json::json;
+use jiff::{SignedDuration, Timestamp};
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::support::World;
 use crate::support::http::flagger;
-use crate::support::pipelines::{pipeline, stage};
+use crate::support::pipelines::{pipeline, pipeline_for, stage};
+use crate::support::poll::poll_until;
+use crate::support::server::field;
+
+/// Flagger's payload about `test/NAME`.
+fn about(name: &str, phase: &str) -> Value {
+    json!({"namespace": "test", "name": name, "phase": phase, "checksum": "a1"})
+}
+
+fn time(line: &str) -> Timestamp {
+    field(line, "timestamp").unwrap().parse().unwrap()
+}
 
 #[tokio::test]
 async fn no_length_of_time_is_too_long() {
@@ -29,4 +42,68 @@ async fn no_length_of_time_is_too_long() {
     client.flagger("post-rollout", "Failed", "a1").await.expect(200);
     assert_eq!(world.server().log_with("panicked").len(), 0);
     world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_called_about_before_a_restart_is_not_stale_right_after_it() {
+    let mut world = World::new()
+        .set("/staleAfter", json!("2s"))
+        .pipeline("podinfo.yaml", &pipeline(&[stage("migrate", "pre-rollout")]))
+        .started()
+        .await;
+    let client = world.client();
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.server().logged("no call about this deployment for staleAfter").await;
+    // Answered from the ledger, which leaves no record in it.
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.restart().await;
+    let warned = time(&world.server().logged("no call about this deployment for staleAfter").await);
+    let began = time(&world.server().logged("listening").await);
+    // The watcher begins a moment before the service listens.
+    assert!(warned.duration_since(began) > SignedDuration::from_millis(1500), "warned {warned}, began {began}");
+}
+
+#[tokio::test]
+async fn a_drain_says_what_the_next_start_takes_up_and_what_is_to_be_called_again() {
+    let stages = |id: &str, hook: &str| vec![stage(id, hook)];
+    let mut world = World::new()
+        .set("/execution/maxConcurrent", json!(1))
+        .pipeline("one.yaml", &pipeline_for("test", "one", &stages("a", "rollout")))
+        .pipeline("two.yaml", &pipeline_for("test", "two", &stages("b", "rollout")))
+        .pipeline("three.yaml", &pipeline_for("test", "three", &stages("c", "post-rollout")))
+        .pipeline("four.yaml", &pipeline_for("test", "four", &stages("d", "rollout")))
+        .pipeline("five.yaml", &pipeline_for("test", "five", &stages("e", "post-rollout")))
+        .started()
+        .await;
+    let client = world.client();
+    client.post("/hooks/flagger/rollout", &about("four", "Progressing")).await.expect(200);
+    world.fail("e");
+    client.post("/hooks/flagger/post-rollout", &about("five", "Succeeded")).await.expect(501);
+    let mut gate = world.gate("a");
+    let running = client.hold("/hooks/flagger/rollout", &about("one", "Progressing"));
+    gate.entered().await;
+    let forward = client.hold("/hooks/flagger/rollout", &about("two", "Progressing"));
+    let after = client.hold("/hooks/flagger/post-rollout", &about("three", "Succeeded"));
+    let replay = client.hold("/hooks/flagger/post-rollout", &about("four", "Failed"));
+    // Over since its first post-rollout failed, so no start looks at it.
+    let repeated = client.hold("/hooks/flagger/post-rollout", &about("five", "Succeeded"));
+    client.held_calls(5).await;
+    world.server().signal(Signal::TERM);
+    for (held, taken_up) in [(forward, false), (after, true), (replay, true), (repeated, false)] {
+        let told = held.answer().await.text;
+        let (says, not) = ("shutting down and takes it up when it starts again", "shutting down; call again");
+        assert!(told.contains(if taken_up { says } else { not }), "{taken_up}: {told}");
+    }
+    gate.open().await;
+    running.answer().await.expect(200);
+    assert_eq!(world.server().exited().await.code(), Some(0));
+    assert_eq!(world.starts(), ["d", "e", "a"]);
+    world.start().await;
+    poll_until("what was promised is done", || async { (world.starts().len() == 5).then_some(()) }).await;
+    let client = world.client();
+    client.post("/hooks/flagger/rollout", &about("two", "Progressing")).await.expect(200);
+    client.post("/hooks/flagger/post-rollout", &about("five", "Succeeded")).await.expect(501);
+    let mut starts = world.starts();
+    starts[3..5].sort_unstable();
+    assert_eq!(starts, ["d", "e", "a", "c", "undo.d", "b", "e"]);
 }
