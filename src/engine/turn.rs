@@ -13,6 +13,7 @@ use super::{Engine, RunEnded, Told, clock};
 use crate::domain::answer;
 use crate::domain::call::{Action, Command, Reply, Says, WaitKey};
 use crate::domain::decide::{Context, Decision, decide, settled};
+use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Source, StreamId};
 use crate::domain::pipeline::{Pipeline, PipelineHash, Stage};
@@ -292,7 +293,11 @@ impl Engine {
             } else if draining && is_idle(stream, key) {
                 // Nothing will come before the end of the service: say so rather than hang.
                 if let Some(Told::Answer(mut answer)) = pending(stream, key) {
-                    answer.message.push_str("; Stagehook is shutting down and takes it up when it starts again");
+                    answer.message.push_str(if is_taken_up(stream, key) {
+                        "; Stagehook is shutting down and takes it up when it starts again"
+                    } else {
+                        "; Stagehook is shutting down; call again"
+                    });
                     entry.waiters.tell(key, &Told::Answer(answer));
                 }
             }
@@ -356,6 +361,17 @@ fn is_idle(stream: &Stream, key: WaitKey) -> bool {
     let (WaitKey::Hook(id, _) | WaitKey::Replay(id)) = key;
     // A wait outlives the service; a script gets its grace.
     stream.get(id).is_none_or(|deployment| deployment.alive().all(|run| run.until.is_some()))
+}
+
+/// Whether the next start goes on with it by itself: recovery looks at live deployments only, and
+/// leaves a rollout in progress to the next call.
+fn is_taken_up(stream: &Stream, key: WaitKey) -> bool {
+    match key {
+        WaitKey::Replay(_) => true,
+        WaitKey::Hook(id, hook) => {
+            hook == Hook::PostRollout && stream.get(id).is_some_and(|told| told.promoted && told.end().is_none())
+        }
+    }
 }
 
 fn gone() -> Told {
