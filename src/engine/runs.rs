@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
 
-use super::slots::{For, Slot};
+use super::slots::{For, Place, Slot};
 use super::{Engine, Told, clock, job};
 use crate::domain::call::{Action, Command, WaitKey};
 use crate::domain::ids::RunId;
@@ -44,7 +44,14 @@ impl Live {
 
 impl Engine {
     /// Does what was decided, now that it is durable. Never waits.
-    pub(super) fn act(&self, id: &StreamId, stream: &Stream, action: Action, slot: &mut Option<Slot>) {
+    pub(super) fn act(
+        &self,
+        id: &StreamId,
+        stream: &Stream,
+        action: Action,
+        slot: &mut Option<Slot>,
+        place: &mut Option<Place>,
+    ) {
         match action {
             Action::Start(run) => self.start_script(id, stream, run, slot.take()),
             Action::Stop { run, why } => self.stop(run, StopKind::Cancelled(why)),
@@ -58,11 +65,17 @@ impl Engine {
             }
             Action::Queue { deployment, hook } => {
                 let key = WaitKey::Hook(deployment, hook);
-                self.queue(id, key, For::Forward, Command::Granted { deployment, hook });
+                if self.0.tickets().insert(key) {
+                    let slot = self.0.slots.take(For::Forward, place.take());
+                    self.queue(id, key, slot, Command::Granted { deployment, hook });
+                }
             }
             Action::QueueReplay { deployment } => {
                 let key = WaitKey::Replay(deployment);
-                self.queue(id, key, For::Rollback, Command::GrantedReplay { deployment });
+                if self.0.tickets().insert(key) {
+                    let slot = self.0.slots.take(For::Rollback, None);
+                    self.queue(id, key, slot, Command::GrantedReplay { deployment });
+                }
             }
             Action::Unblocked => {
                 for source in Source::ALL {
@@ -178,13 +191,16 @@ impl Engine {
         live.insert(run, Live::Wait { timer: timer.abort_handle() });
     }
 
-    fn queue(&self, id: &StreamId, key: WaitKey, purpose: For, command: Command) {
-        if !self.0.tickets().insert(key) {
-            return;
-        }
+    fn queue(
+        &self,
+        id: &StreamId,
+        key: WaitKey,
+        slot: impl Future<Output = Option<Slot>> + Send + 'static,
+        command: Command,
+    ) {
         let (engine, id) = (self.clone(), id.clone());
         tokio::spawn(async move {
-            let slot = engine.0.slots.take(purpose).await;
+            let slot = slot.await;
             // Given back before the turn: what the turn itself queues must find its place free.
             engine.0.tickets().remove(&key);
             if slot.is_some() {

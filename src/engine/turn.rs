@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 use super::application::{Entry, InUse, Streams};
-use super::slots::Slot;
+use super::slots::{Entered, For, Place, Slot};
 use super::waiters::Waiter;
 use super::{Engine, RunEnded, Told, clock};
 use crate::domain::answer;
@@ -91,21 +91,14 @@ impl Engine {
         waited: &BTreeSet<(Source, WaitKey)>,
     ) -> Result<Reply, String> {
         let inner = &self.0;
-        let Decision { stream, facts, actions, reply } = loop {
+        let (Decision { stream, facts, actions, reply }, mut place) = loop {
             self.load(id, streams, named(&command)).await?;
-            let mut decision = self.decide(id, streams, &command, by, slot.is_some(), waited);
-            if slot.is_none() && wants_slot(&decision) {
-                // With a slot that is free its script starts in this very commit.
-                *slot = inner.slots.try_take();
-                if slot.is_some() {
-                    decision = self.decide(id, streams, &command, by, true, waited);
-                }
-            }
+            let (decision, place) = self.decide_with_slot(id, streams, &command, by, slot, waited);
             if decision.facts.is_empty() {
-                break decision;
+                break (decision, place);
             }
             match inner.ledger.append(self.append(id, streams, &decision, outputs)).await {
-                Ok(_) => break decision,
+                Ok(_) => break (decision, place),
                 Err(AppendError::Conflict { .. }) => {
                     tracing::debug!(stream = %id, "another writer was first; deciding again");
                     streams.by_source.clear();
@@ -124,7 +117,7 @@ impl Engine {
             self.tell(id, &stream, fact);
         }
         for action in actions {
-            self.act(id, &stream, action, slot);
+            self.act(id, &stream, action, slot, &mut place);
         }
         let called = matches!(command, Command::Call(_)).then(|| (id.source, clock::now()));
         streams.by_source.insert(id.source, stream);
@@ -174,6 +167,60 @@ impl Engine {
         streams.by_source.get(&id.source).and_then(|stream| pending(stream, key)).unwrap_or_else(gone)
     }
 
+    /// Decides, with a slot where one is wanted and free, else with a place in line.
+    ///
+    /// The place is taken here and not once the decision is durable: of a burst of calls each would
+    /// find room in the line while the others are being committed.
+    fn decide_with_slot(
+        &self,
+        id: &StreamId,
+        streams: &Streams,
+        command: &Command,
+        by: &Actor,
+        slot: &mut Option<Slot>,
+        waited: &BTreeSet<(Source, WaitKey)>,
+    ) -> (Decision, Option<Place>) {
+        let slots = &self.0.slots;
+        let decide = |slot, full| self.decide(id, streams, command, by, slot, full, waited);
+        let decision = decide(slot.is_some(), false);
+        if slot.is_some() {
+            return (decision, None);
+        }
+        let entered = match self.wanted(&decision) {
+            None => return (decision, None),
+            Some(For::Forward) => slots.enter(),
+            Some(For::Rollback) => match slots.try_take() {
+                Some(slot) => Entered::Slot(slot),
+                None => return (decision, None),
+            },
+        };
+        match entered {
+            // With a slot that is free its script starts in this very commit.
+            Entered::Slot(free) => {
+                *slot = Some(free);
+                (decide(true, false), None)
+            }
+            Entered::Place(place) => (decision, Some(place)),
+            // What can't be refused gets in line nevertheless.
+            Entered::Full => (decide(false, true), None),
+        }
+    }
+
+    /// For what a decision wants a slot. A place in line is wanted by those only who have none.
+    fn wanted(&self, decision: &Decision) -> Option<For> {
+        let tickets = self.0.tickets();
+        let wanted = decision.actions.iter().filter_map(|action| match *action {
+            Action::Queue { deployment, hook } => {
+                (!tickets.contains(&WaitKey::Hook(deployment, hook))).then_some(For::Forward)
+            }
+            Action::QueueReplay { .. } => Some(For::Rollback),
+            _ => None,
+        });
+        // One turn has one slot, and a rollback's is never refused.
+        wanted.max_by_key(|purpose| *purpose == For::Rollback)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one turn, borrowed apart")]
     fn decide(
         &self,
         id: &StreamId,
@@ -181,6 +228,7 @@ impl Engine {
         command: &Command,
         by: &Actor,
         slot: bool,
+        queue_full: bool,
         keys: &BTreeSet<(Source, WaitKey)>,
     ) -> Decision {
         let inner = &self.0;
@@ -208,7 +256,7 @@ impl Engine {
                 owner: inner.settings.owner.clone(),
                 mint: &mut clock::mint(now),
                 slot,
-                queue_full: inner.slots.is_full(),
+                queue_full,
                 draining: inner.draining.load(Ordering::Acquire),
                 pipeline: selected.map(|selected| (selected.hash.clone(), Arc::clone(&selected.pipeline))),
                 rolling_back_elsewhere: others()
@@ -341,12 +389,6 @@ fn named(command: &Command) -> Option<DeploymentId> {
         | Command::SignalTimedOut { deployment } => Some(*deployment),
         Command::Finished { .. } | Command::Unheard { .. } | Command::Resume { .. } => None,
     }
-}
-
-/// Whether a slot would change a decision.
-fn wants_slot(decision: &Decision) -> bool {
-    let queues = |action: &Action| matches!(action, Action::Queue { .. } | Action::QueueReplay { .. });
-    matches!(decision.reply, Reply::Busy { .. }) || decision.actions.iter().any(queues)
 }
 
 fn pending(stream: &Stream, key: WaitKey) -> Option<Told> {

@@ -107,3 +107,46 @@ async fn a_drain_says_what_the_next_start_takes_up_and_what_is_to_be_called_agai
     starts[3..5].sort_unstable();
     assert_eq!(starts, ["d", "e", "a", "c", "undo.d", "b", "e"]);
 }
+
+#[tokio::test]
+async fn a_burst_does_not_overrun_the_line() {
+    let everybody = |file: &str, stages: &[Value]| pipeline_for("test", file, stages);
+    let world = World::new()
+        .set("/execution/maxConcurrent", json!(1))
+        .set("/execution/queue", json!(3))
+        .pipeline("all.yaml", &everybody("app-*", &[stage("a", "rollout"), stage("z", "post-rollout")]))
+        .started()
+        .await;
+    let client = world.client();
+    let mut gate = world.gate("a");
+    let first = client.hold("/hooks/flagger/rollout", &about("app-0", "Progressing"));
+    gate.entered().await;
+    let burst: Vec<_> = (1..=40)
+        .map(|number| client.hold("/hooks/flagger/rollout", &about(&format!("app-{number}"), "Progressing")))
+        .collect();
+    poll_until("all but as many as the line holds are refused", || async {
+        (burst.iter().filter(|call| call.is_held()).count() <= 3).then_some(())
+    })
+    .await;
+    client.held_calls(4).await;
+    // It comes once only, so it is not refused.
+    let after = client.hold("/hooks/flagger/post-rollout", &about("app-41", "Succeeded"));
+    client.held_calls(5).await;
+    gate.open().await;
+    first.answer().await.expect(200);
+    for _ in 0..3 {
+        gate.entered().await;
+        gate.open().await;
+    }
+    let (mut done, mut refused) = (0, 0);
+    for call in burst {
+        match call.answer().await.status {
+            200 => done += 1,
+            503 => refused += 1,
+            other => panic!("{other}"),
+        }
+    }
+    after.answer().await.expect(200);
+    assert_eq!((done, refused), (3, 37));
+    assert_eq!(world.starts(), ["a", "a", "a", "a", "z"]);
+}
