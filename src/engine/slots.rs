@@ -128,6 +128,11 @@ impl Slots {
         Err(receiver)
     }
 
+    /// Whether a rollback waits for a slot.
+    pub fn rollback_waits(&self) -> bool {
+        !lock(&self.0).rollbacks.is_empty()
+    }
+
     /// Hands out no more slots; whoever waits is told.
     pub fn close(&self) {
         let waiting = {
@@ -184,7 +189,9 @@ mod tests {
         let first = slots.try_take().unwrap();
         assert!(slots.try_take().is_none());
         let forward = slots.take(For::Forward, None);
+        assert!(!slots.rollback_waits());
         let rollback = slots.take(For::Rollback, None);
+        assert!(slots.rollback_waits());
         assert_eq!(slots.usage(), (1, 2));
         drop(first);
         let second = rollback.await.unwrap();

@@ -182,6 +182,10 @@ impl Engine {
     ) -> (Decision, Option<Place>) {
         let slots = &self.0.slots;
         let decide = |slot, full| self.decide(id, streams, command, by, slot, full, waited);
+        if ends_forward_run(id, streams, command) && slots.rollback_waits() {
+            // What follows in its pass gets in line behind the rollback, whosever that is.
+            *slot = None;
+        }
         let decision = decide(slot.is_some(), false);
         if slot.is_some() {
             return (decision, None);
@@ -389,6 +393,13 @@ fn named(command: &Command) -> Option<DeploymentId> {
         | Command::SignalTimedOut { deployment } => Some(*deployment),
         Command::Finished { .. } | Command::Unheard { .. } | Command::Resume { .. } => None,
     }
+}
+
+/// Whether a script has ended that was no step of a replay.
+fn ends_forward_run(id: &StreamId, streams: &Streams, command: &Command) -> bool {
+    let Command::Finished { run, .. } = command else { return false };
+    let owner = streams.by_source.get(&id.source).and_then(|stream| stream.owner_of(*run));
+    owner.and_then(|deployment| deployment.run(*run)).is_some_and(|run| !run.is_rollback())
 }
 
 fn pending(stream: &Stream, key: WaitKey) -> Option<Told> {

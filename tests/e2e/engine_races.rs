@@ -150,3 +150,24 @@ async fn a_burst_does_not_overrun_the_line() {
     assert_eq!((done, refused), (3, 37));
     assert_eq!(world.starts(), ["a", "a", "a", "a", "z"]);
 }
+
+#[tokio::test]
+async fn a_rollback_comes_before_the_next_stage_of_another_application() {
+    let world = World::new()
+        .set("/execution/maxConcurrent", json!(1))
+        .pipeline("one.yaml", &pipeline_for("test", "one", &[stage("a", "rollout"), stage("then", "rollout")]))
+        .pipeline("two.yaml", &pipeline_for("test", "two", &[stage("b", "rollout"), stage("c", "rollout")]))
+        .started()
+        .await;
+    let client = world.client();
+    client.post("/hooks/flagger/rollout", &about("two", "Progressing")).await.expect(200);
+    let mut gate = world.gate("a");
+    let forward = client.hold("/hooks/flagger/rollout", &about("one", "Progressing"));
+    gate.entered().await;
+    let rollback = client.hold("/hooks/flagger/post-rollout", &about("two", "Failed"));
+    client.held_calls(2).await;
+    gate.open().await;
+    rollback.answer().await.expect(200);
+    forward.answer().await.expect(200);
+    assert_eq!(world.starts(), ["b", "c", "a", "undo.b", "undo.c", "then"]);
+}
