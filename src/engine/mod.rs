@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use self::application::Applications;
 use self::runs::Live;
@@ -264,7 +264,10 @@ impl Engine {
         deadline: Option<tokio::time::Instant>,
     ) -> Told {
         let engine = self.clone();
-        let turned = tokio::spawn(async move { engine.turn(stream, command, by, None, Vec::new()).await }).await;
+        // Its other end goes with this future: so the decision can tell whether anybody hears it.
+        let (caller, _here) = oneshot::channel();
+        let turn = async move { engine.turn(stream, command, by, None, Vec::new(), Some(&caller)).await };
+        let turned = tokio::spawn(turn).await;
         match turned {
             Ok(Ok(Turned { reply, waiter: None, .. })) => told(reply),
             Ok(Ok(Turned { waiter: Some(waiter), application, stream, .. })) => {

@@ -117,8 +117,9 @@ impl Engine {
             let mut slot = slot;
             let mut pause = Duration::from_millis(50);
             loop {
-                let turned =
-                    engine.turn(id.clone(), command.clone(), Actor::stagehook(), slot.take(), outputs.clone()).await;
+                let turned = engine
+                    .turn(id.clone(), command.clone(), Actor::stagehook(), slot.take(), outputs.clone(), None)
+                    .await;
                 let Err(why) = turned else { return };
                 tracing::error!(stream = %id, why, "the ledger can't take a record; trying again");
                 // Nothing can be decided meanwhile; what comes later is kept for the next call.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::application::{Entry, InUse, Streams};
@@ -17,7 +18,7 @@ use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Source, StreamId};
 use crate::domain::pipeline::{Pipeline, PipelineHash, Stage};
-use crate::domain::record::{Actor, EndState, Event, Fact};
+use crate::domain::record::{Actor, EndState, Event, Fact, Purpose};
 use crate::domain::state::Stream;
 use crate::ledger::{Append, AppendError, Loaded};
 
@@ -40,6 +41,8 @@ pub struct Turned {
 impl Engine {
     /// Decides one command and carries the decision out. An error means that nothing was
     /// committed and nothing done: the ledger could not be read or written.
+    ///
+    /// `caller` is closed when whoever asked has gone.
     pub(super) async fn turn(
         &self,
         id: StreamId,
@@ -47,13 +50,22 @@ impl Engine {
         by: Actor,
         mut slot: Option<Slot>,
         outputs: Vec<(RunId, Vec<u8>)>,
+        caller: Option<&oneshot::Sender<()>>,
     ) -> Result<Turned, String> {
         let inner = &self.0;
         let entry = inner.applications.entry(&id.application);
         let mut streams = entry.streams.lock().await;
         let waited = entry.waiters.keys();
-        let reply = self.carry_out(&id, &entry, &mut streams, command, &by, &mut slot, &outputs, &waited).await?;
-        for (source, key) in self.wake(&entry, &streams, &waited) {
+        let (reply, delivered) =
+            self.carry_out(&id, &entry, &mut streams, command, &by, &mut slot, &outputs, &waited).await?;
+        let mut unheard = self.wake(&entry, &streams, &waited);
+        // A call that hung up while it stood in line for this lock, or while this was committed, was
+        // given a kept result all the same. One that hangs up from here on, before its answer is
+        // on the wire, can't be told from one that read it.
+        if caller.is_some_and(oneshot::Sender::is_closed) {
+            unheard.extend(delivered.into_iter().map(|key| (id.source, key)));
+        }
+        for (source, key) in unheard {
             // Still under the lock: the next call must not slip in before this is put right.
             let (id, by) = (StreamId { source, application: id.application.clone() }, Actor::stagehook());
             let command = Command::Unheard { key };
@@ -77,7 +89,7 @@ impl Engine {
         Ok(Turned { reply, waiter, application: entry, stream: id })
     }
 
-    /// Decides, commits, then acts.
+    /// Decides, commits, then acts. Beside the reply: what it counted as delivered.
     #[expect(clippy::too_many_arguments, reason = "the parts of one turn, borrowed apart")]
     async fn carry_out(
         &self,
@@ -89,7 +101,7 @@ impl Engine {
         slot: &mut Option<Slot>,
         outputs: &[(RunId, Vec<u8>)],
         waited: &BTreeSet<(Source, WaitKey)>,
-    ) -> Result<Reply, String> {
+    ) -> Result<(Reply, Vec<WaitKey>), String> {
         let inner = &self.0;
         let (Decision { stream, facts, actions, reply }, mut place) = loop {
             self.load(id, streams, named(&command)).await?;
@@ -116,13 +128,14 @@ impl Engine {
         for fact in &facts {
             self.tell(id, &stream, fact);
         }
+        let delivered = delivered(&stream, &facts);
         for action in actions {
             self.act(id, &stream, action, slot, &mut place);
         }
         let called = matches!(command, Command::Call(_)).then(|| (id.source, clock::now()));
         streams.by_source.insert(id.source, stream);
         entry.note(streams, called);
-        Ok(reply)
+        Ok((reply, delivered))
     }
 
     /// Tells the log, and whoever counts, of a committed fact.
@@ -393,6 +406,20 @@ fn named(command: &Command) -> Option<DeploymentId> {
         | Command::SignalTimedOut { deployment } => Some(*deployment),
         Command::Finished { .. } | Command::Unheard { .. } | Command::Resume { .. } => None,
     }
+}
+
+/// What facts count as delivered: given to the call that is answered, or to those that wait.
+fn delivered(stream: &Stream, facts: &[Fact]) -> Vec<WaitKey> {
+    let key = |fact: &Fact| match (fact.deployment?, &fact.event) {
+        (id, Event::Delivered { hook: Hook::Rollback }) => Some(WaitKey::Replay(id)),
+        (id, Event::Delivered { hook }) => Some(WaitKey::Hook(id, *hook)),
+        (id, Event::StageFinished { run, awaited: true, .. }) => Some(match stream.get(id)?.run(*run)?.purpose {
+            Purpose::Forward { hook, .. } => WaitKey::Hook(id, hook),
+            Purpose::Rollback { .. } => WaitKey::Replay(id),
+        }),
+        _ => None,
+    };
+    facts.iter().filter_map(key).collect()
 }
 
 /// Whether a script has ended that was no step of a replay.

@@ -1,11 +1,14 @@
 //! What goes wrong only at the wrong moment: callers that vanish, lines that fill at once, memory that is short.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
+use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::World;
-use crate::support::http::flagger;
+use crate::support::http::{Lost, flagger};
 use crate::support::pipelines::{pipeline, pipeline_for, stage};
 use crate::support::poll::poll_until;
 use crate::support::server::field;
@@ -17,6 +20,14 @@ fn about(name: &str, phase: &str) -> Value {
 
 fn time(line: &str) -> Timestamp {
     field(line, "timestamp").unwrap().parse().unwrap()
+}
+
+/// Keeps the ledger from being written until it is dropped: a decision that is made meanwhile stays in its commit,
+/// and holds its application's lock.
+fn hold_the_ledger(world: &World) -> Connection {
+    let other = Connection::open(world.path().join("data/stagehook.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    other
 }
 
 #[tokio::test]
@@ -170,4 +181,37 @@ async fn a_rollback_comes_before_the_next_stage_of_another_application() {
     rollback.answer().await.expect(200);
     forward.answer().await.expect(200);
     assert_eq!(world.starts(), ["b", "c", "a", "undo.b", "undo.c", "then"]);
+}
+
+#[tokio::test]
+async fn a_call_that_hangs_up_before_its_turn_does_not_take_the_result_along() {
+    let world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
+    let client = world.client();
+    let mut gate = world.gate("migrate");
+    world.fail("migrate");
+    let held = client.hold_flagger("pre-rollout", "Progressing", "a1");
+    gate.entered().await;
+    held.hang_up().await;
+    world.server().logged_times("hung up", 1).await;
+    gate.open().await;
+    world.server().logged("stage finished").await;
+    let ledger = hold_the_ledger(&world);
+    // Whichever of the two comes first: the one that hangs up does so before its result is committed.
+    let event = client.hold_flagger("event", "Progressing", "a1");
+    let body = flagger("Progressing", "a1").to_string();
+    let impatient = Duration::from_millis(300);
+    let lost = client.try_send("POST", "/hooks/flagger/pre-rollout", body.as_bytes(), impatient).await;
+    assert_eq!(lost.err(), Some(Lost::TimedOut));
+    world.server().logged_times("hung up", 2).await;
+    drop(ledger);
+    event.answer().await.expect(200);
+    let id = client.deployments().await[0]["id"].as_str().unwrap().to_owned();
+    poll_until("the call that hung up was decided", || async {
+        let records = client.records(&id).await;
+        records.iter().any(|record| record["event"]["type"] == "delivered").then_some(())
+    })
+    .await;
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(501);
+    assert_eq!(world.starts(), ["migrate"]);
+    world.verify();
 }
