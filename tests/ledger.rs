@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use stagehook::domain::hook::Hook;
 use stagehook::domain::ids::{DeploymentId, Mint, RunId};
-use stagehook::domain::names::{Source, StreamId};
+use stagehook::domain::names::{Revision, Source, StreamId};
 use stagehook::domain::pipeline::PipelineHash;
 use stagehook::domain::record::{About, Actor, Ending, Event, Fact, Outcome, OutputDigest, Owner, Purpose, Record};
 use stagehook::domain::summary::{State, Summary};
@@ -168,6 +168,24 @@ async fn load_begins_at_the_oldest_that_is_live_or_kept() {
     assert_eq!(seqs(&ledger.load(&a, 2).await.unwrap().records), [5, 6, 7, 8]);
     let none = ledger.load(&a, 0).await.unwrap();
     assert_eq!((none.head, none.records.len()), (8, 0));
+}
+
+#[tokio::test]
+async fn the_newest_of_a_revision_is_found_however_far_back() {
+    let place = place();
+    let (a, b) = (stream("a"), stream("b"));
+    let ledger = Ledger::open(&place.path).unwrap();
+    let (one, two): (Revision, Revision) = ("v1".parse().unwrap(), "v2".parse().unwrap());
+    for (n, revision) in [(0, &one), (1, &two), (2, &one), (3, &two), (4, &two)] {
+        let mut append = deployment(&a, n * 2, u128::from(n) + 1, State::Succeeded, false);
+        append.summaries[0].revision = Some(revision.clone());
+        ledger.append(append).await.unwrap();
+    }
+    ledger.append(deployment(&b, 0, 9, State::Succeeded, false)).await.unwrap();
+    assert_eq!(ledger.newest_of(&a, &one).await.unwrap(), Some(dep(3)));
+    assert_eq!(ledger.newest_of(&a, &two).await.unwrap(), Some(dep(5)));
+    assert_eq!(ledger.newest_of(&a, &"v3".parse().unwrap()).await.unwrap(), None);
+    assert_eq!(ledger.newest_of(&b, &one).await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::domain::call::{Action, Command, Reply, Says, WaitKey};
 use crate::domain::decide::{Context, Decision, decide, settled};
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
-use crate::domain::names::{Source, StreamId};
+use crate::domain::names::{Revision, Source, StreamId};
 use crate::domain::pipeline::{Pipeline, PipelineHash, Stage};
 use crate::domain::record::{Actor, EndState, Event, Fact, Purpose};
 use crate::domain::state::Stream;
@@ -318,31 +318,52 @@ impl Engine {
 
     /// Folds the application's streams if they are not in memory, and a deployment that is named
     /// although it lies further back than rules look by themselves.
-    async fn load(&self, id: &StreamId, streams: &mut Streams, named: Option<DeploymentId>) -> Result<(), String> {
+    async fn load(&self, id: &StreamId, streams: &mut Streams, named: Option<Named<'_>>) -> Result<(), String> {
         let ledger = &self.0.ledger;
-        if streams.by_source.is_empty() {
-            let mut folded = BTreeMap::new();
-            for source in Source::ALL {
-                let stream = StreamId { source, application: id.application.clone() };
-                let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
-                let mut state = Stream::new(stream);
-                fold(&mut state, &loaded)?;
-                folded.insert(source, state);
+        loop {
+            if streams.by_source.is_empty() {
+                let mut folded = BTreeMap::new();
+                for source in Source::ALL {
+                    let stream = StreamId { source, application: id.application.clone() };
+                    let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
+                    let mut state = Stream::new(stream);
+                    fold(&mut state, &loaded)?;
+                    folded.insert(source, state);
+                }
+                streams.by_source = folded;
+                if std::mem::take(&mut streams.doubtful) {
+                    self.make_good(streams);
+                }
             }
-            streams.by_source = folded;
-            if std::mem::take(&mut streams.doubtful) {
-                self.make_good(streams);
+            let Some(stream) = streams.by_source.get_mut(&id.source) else { return Ok(()) };
+            let Some(beside) = self.beside(stream, named).await? else { return Ok(()) };
+            if beside.head == stream.head {
+                return fold(stream, &beside);
             }
+            // Somebody else wrote: what is in memory is not all that came before this head.
+            tracing::debug!(stream = %id, "another writer was first; loading again");
+            streams.by_source.clear();
         }
-        let Some(named) = named else { return Ok(()) };
-        if let Some(stream) = streams.by_source.get_mut(&id.source)
-            && stream.get(named).is_none()
-            && let Some((of, loaded)) = ledger.load_deployment(named).await.map_err(|error| error.to_string())?
-            && of == *id
-        {
-            fold(stream, &loaded)?;
-        }
-        Ok(())
+    }
+
+    /// The records of a deployment that a command names and that is not in memory.
+    async fn beside(&self, stream: &Stream, named: Option<Named<'_>>) -> Result<Option<Loaded>, String> {
+        let ledger = &self.0.ledger;
+        let id = match named {
+            None => None,
+            Some(Named::Deployment(id)) => Some(id),
+            Some(Named::Revision(revision)) => {
+                // Older ones are there by chance, so one of them need not be the newest of its revision.
+                let mut newest = stream.deployments.iter().rev().take(KEEP);
+                if newest.any(|deployment| deployment.revision.as_ref() == Some(revision)) {
+                    return Ok(None);
+                }
+                ledger.newest_of(&stream.id, revision).await.map_err(|error| error.to_string())?
+            }
+        };
+        let Some(id) = id.filter(|id| stream.get(*id).is_none()) else { return Ok(None) };
+        let found = ledger.load_deployment(id).await.map_err(|error| error.to_string())?;
+        Ok(found.filter(|(of, _)| *of == stream.id).map(|(_, loaded)| loaded))
     }
 
     /// Answers the calls whose wait is over. Returns what nobody was left to hear.
@@ -379,7 +400,8 @@ impl Engine {
     }
 }
 
-/// Takes loaded records in.
+/// Takes loaded records in: into an empty stream all of its end, or into one that has the same head
+/// a deployment from before it.
 pub(super) fn fold(stream: &mut Stream, loaded: &Loaded) -> Result<(), String> {
     let mut parsed: BTreeMap<&PipelineHash, Arc<Pipeline>> = BTreeMap::new();
     for (hash, json) in &loaded.pipelines {
@@ -394,17 +416,36 @@ pub(super) fn fold(stream: &mut Stream, loaded: &Loaded) -> Result<(), String> {
     Ok(())
 }
 
-fn named(command: &Command) -> Option<DeploymentId> {
+/// What a command names of the past.
+#[derive(Clone, Copy, Debug)]
+enum Named<'a> {
+    Deployment(DeploymentId),
+    /// The newest deployment that has it.
+    Revision(&'a Revision),
+}
+
+fn named(command: &Command) -> Option<Named<'_>> {
     match command {
-        Command::Call(call) => match call.says {
-            Says::Undo { deployment, .. } => deployment,
-            _ => None,
+        Command::Call(call) => match &call.says {
+            Says::Undo { deployment: Some(id), .. } => Some(Named::Deployment(*id)),
+            // A failure that was reported before is answered from the ledger, however long ago that was.
+            Says::Undo { deployment: None, revision } | Says::Failed { revision } => {
+                revision.as_ref().map(Named::Revision)
+            }
+            Says::Opening { .. }
+            | Says::Forward { .. }
+            | Says::Succeeded { .. }
+            | Says::Question { .. }
+            | Says::Event { .. } => None,
         },
         Command::Operate { deployment, .. }
         | Command::Granted { deployment, .. }
         | Command::GrantedReplay { deployment }
-        | Command::SignalTimedOut { deployment } => Some(*deployment),
-        Command::Finished { .. } | Command::Unheard { .. } | Command::Resume { .. } => None,
+        | Command::SignalTimedOut { deployment }
+        | Command::Unheard { key: WaitKey::Hook(deployment, _) | WaitKey::Replay(deployment) } => {
+            Some(Named::Deployment(*deployment))
+        }
+        Command::Finished { .. } | Command::Resume { .. } => None,
     }
 }
 

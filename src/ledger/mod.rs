@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::ids::{DeploymentId, RunId};
-use crate::domain::names::{Application, Source, StreamId};
+use crate::domain::names::{Application, Revision, Source, StreamId};
 use crate::domain::record::Record;
 use crate::domain::summary::{State, Summary};
 
@@ -105,6 +105,12 @@ impl Ledger {
     /// One deployment's records, and its stream.
     pub async fn load_deployment(&self, id: DeploymentId) -> Result<Option<(StreamId, Loaded)>, LedgerError> {
         self.inner.readers.read(move |connection| read::load_deployment(connection, id)).await
+    }
+
+    /// The newest deployment of a stream that has this revision.
+    pub async fn newest_of(&self, stream: &StreamId, revision: &Revision) -> Result<Option<DeploymentId>, LedgerError> {
+        let (stream, revision) = (stream.clone(), revision.clone());
+        self.inner.readers.read(move |connection| read::newest_of(connection, &stream, &revision)).await
     }
 
     /// One deployment's records with their hashes; none where there is no such deployment.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::error::LedgerError;
 use super::rows;
 use crate::domain::ids::{DeploymentId, RunId};
-use crate::domain::names::{Application, Source, StreamId};
+use crate::domain::names::{Application, Revision, Source, StreamId};
 use crate::domain::pipeline::PipelineHash;
 use crate::domain::record::{Event, Record};
 
@@ -83,6 +83,21 @@ pub(super) fn load_deployment(
         records_of(connection, "SELECT seq, body FROM records WHERE deployment = ?1 ORDER BY seq", [id.to_string()])?;
     let loaded = with_pipelines(connection, rows::number(head)?, records)?;
     Ok(Some((rows::stream(&source, &application)?, loaded)))
+}
+
+pub(super) fn newest_of(
+    connection: &Connection,
+    stream: &StreamId,
+    revision: &Revision,
+) -> Result<Option<DeploymentId>, LedgerError> {
+    let found: Option<String> = connection
+        .prepare_cached(
+            "SELECT d.id FROM deployments d JOIN streams s ON s.id = d.stream_id
+             WHERE s.application = ?1 AND s.source = ?2 AND d.revision = ?3 ORDER BY d.opened_seq DESC LIMIT 1",
+        )?
+        .query_row(params![stream.application.to_string(), stream.source.as_str(), revision.as_str()], |row| row.get(0))
+        .optional()?;
+    found.map(|id| rows::parse("deployment id", &id)).transpose()
 }
 
 pub(super) fn records(connection: &Connection, id: DeploymentId) -> Result<Vec<StoredRecord>, LedgerError> {

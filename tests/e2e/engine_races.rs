@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::World;
-use crate::support::http::{Lost, flagger};
+use crate::support::http::{Lost, flagger, generic};
 use crate::support::pipelines::{pipeline, pipeline_for, stage};
 use crate::support::poll::poll_until;
 use crate::support::server::field;
@@ -213,5 +213,39 @@ async fn a_call_that_hangs_up_before_its_turn_does_not_take_the_result_along() {
     .await;
     client.flagger("pre-rollout", "Progressing", "a1").await.expect(501);
     assert_eq!(world.starts(), ["migrate"]);
+    world.verify();
+}
+
+#[tokio::test]
+async fn what_is_told_of_a_deployment_of_long_ago_is_about_that_one() {
+    let world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
+    let client = world.client();
+    for number in 0..12 {
+        client.generic("pre-rollout", &format!("v{number}")).await.expect(200);
+        client.generic("post-rollout", &format!("v{number}")).await.expect(200);
+    }
+    let mut gate = world.gate("migrate");
+    let live = client.hold("/hooks/generic/pre-rollout", &generic("live"));
+    gate.entered().await;
+    // A repetition: nothing is opened for it, and the rollout in progress is not given up.
+    let mut failed = generic("v0");
+    failed["phase"] = json!("Failed");
+    for _ in 0..2 {
+        let told = client.post("/hooks/generic/post-rollout", &failed).await.expect(200);
+        assert!(told.text.contains("has already Succeeded"), "{told:?}");
+    }
+    gate.open().await;
+    live.answer().await.expect(200);
+    let deployments = client.deployments().await;
+    assert_eq!(deployments.len(), 13);
+    assert_eq!(deployments[12]["state"], "Progressing");
+    client.generic("post-rollout", "live").await.expect(200);
+    for _ in 0..2 {
+        let undone = client.generic("rollback", "v1").await.expect(200);
+        assert_eq!(undone.deployment(), deployments[1]["id"].as_str().unwrap());
+    }
+    client.generic("rollback", "v99").await.expect(404);
+    assert_eq!(world.starts().iter().filter(|key| *key == "undo.migrate").count(), 1);
+    assert_eq!(client.deployments().await.len(), 13);
     world.verify();
 }

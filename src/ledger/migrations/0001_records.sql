@@ -63,6 +63,7 @@ CREATE TABLE deployments (
     live        INTEGER NOT NULL CHECK (live IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX deployments_of_stream ON deployments (stream_id, opened_seq);
+CREATE INDEX deployments_of_revision ON deployments (stream_id, revision, opened_seq);
 CREATE INDEX deployments_of_application ON deployments (application, id);
 CREATE INDEX deployments_in_state ON deployments (state, id);
 CREATE INDEX deployments_of_application_in_state ON deployments (application, state, id);
