@@ -1,12 +1,13 @@
 //! One application in memory: its lock, the streams that were folded, the calls that wait.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
 use super::waiters::Waiters;
+use crate::domain::call::WaitKey;
 use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Application, Source};
 use crate::domain::state::Stream;
@@ -53,6 +54,9 @@ pub struct Streams {
     /// A commit failed: whether it happened after all is not known, so actions may have been left
     /// undone.
     pub doubtful: bool,
+    /// What counts as delivered in the ledger, or would if a commit in doubt happened, although nobody
+    /// heard it: to be withdrawn before anything else is decided, else the next call begins anew.
+    pub in_vain: BTreeSet<(Source, WaitKey)>,
 }
 
 /// One live deployment.
@@ -121,7 +125,7 @@ impl Drop for InUse {
 impl Entry {
     /// Whether nothing happens to it: then the ledger has all of it. To be asked by nobody who decides.
     fn is_idle(&self) -> bool {
-        self.streams.try_lock().is_ok_and(|streams| !streams.doubtful)
+        self.streams.try_lock().is_ok_and(|streams| !streams.doubtful && streams.in_vain.is_empty())
             && self.lives().is_empty()
             && self.waiters.count() == 0
     }

@@ -12,6 +12,8 @@ mod recovery;
 mod runs;
 mod slots;
 mod stale;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod waiters;
 

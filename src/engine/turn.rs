@@ -55,6 +55,7 @@ impl Engine {
         let inner = &self.0;
         let entry = inner.applications.entry(&id.application);
         let mut streams = entry.streams.lock().await;
+        self.withdraw(&id, &entry, &mut streams).await?;
         let waited = entry.waiters.keys();
         let (reply, delivered) =
             self.carry_out(&id, &entry, &mut streams, command, &by, &mut slot, &outputs, &waited).await?;
@@ -65,13 +66,10 @@ impl Engine {
         if caller.is_some_and(oneshot::Sender::is_closed) {
             unheard.extend(delivered.into_iter().map(|key| (id.source, key)));
         }
-        for (source, key) in unheard {
-            // Still under the lock: the next call must not slip in before this is put right.
-            let (id, by) = (StreamId { source, application: id.application.clone() }, Actor::stagehook());
-            let command = Command::Unheard { key };
-            if let Err(why) = self.carry_out(&id, &entry, &mut streams, command, &by, &mut None, &[], &waited).await {
-                tracing::warn!(stream = %id, why, "a result that nobody heard counts as delivered");
-            }
+        streams.in_vain.extend(unheard);
+        // Still under the lock: the next call must not slip in before this is put right.
+        if let Err(why) = self.withdraw(&id, &entry, &mut streams).await {
+            tracing::warn!(stream = %id, why, "a result that nobody heard counts as delivered until this is recorded");
         }
         let waiter = match reply {
             Reply::Wait(key) => Some(entry.waiters.join(id.source, key)),
@@ -89,9 +87,20 @@ impl Engine {
         Ok(Turned { reply, waiter, application: entry, stream: id })
     }
 
+    /// Takes back what was counted as delivered and nobody heard: the next call gets it.
+    async fn withdraw(&self, id: &StreamId, entry: &Entry, streams: &mut Streams) -> Result<(), String> {
+        while let Some((source, key)) = streams.in_vain.first().copied() {
+            let (id, by) = (StreamId { source, application: id.application.clone() }, Actor::stagehook());
+            let command = Command::Unheard { key };
+            self.carry_out(&id, entry, streams, command, &by, &mut None, &[], &BTreeSet::new()).await?;
+            streams.in_vain.remove(&(source, key));
+        }
+        Ok(())
+    }
+
     /// Decides, commits, then acts. Beside the reply: what it counted as delivered.
     #[expect(clippy::too_many_arguments, reason = "the parts of one turn, borrowed apart")]
-    async fn carry_out(
+    pub(super) async fn carry_out(
         &self,
         id: &StreamId,
         entry: &Entry,
@@ -117,7 +126,10 @@ impl Engine {
                 }
                 Err(AppendError::Unavailable(why)) => {
                     // What is in the ledger is not known: the commit may have happened after all.
+                    // And whoever would have been given a result is told that there is none.
                     streams.by_source.clear();
+                    let in_vain = delivered(&decision.stream, &decision.facts);
+                    streams.in_vain.extend(in_vain.into_iter().map(|key| (id.source, key)));
                     if !std::mem::replace(&mut streams.doubtful, true) {
                         self.clear_up(id);
                     }
