@@ -8,6 +8,7 @@ mod application;
 pub mod clock;
 mod drain;
 mod job;
+mod load;
 mod recovery;
 mod runs;
 mod slots;
@@ -201,7 +202,7 @@ impl Engine {
             return Ok(None);
         };
         let mut folded = Stream::new(stream.clone());
-        turn::fold(&mut folded, &loaded)?;
+        load::fold(&mut folded, &loaded)?;
         Ok(folded.deployments.into_iter().find(|d| d.id == id).map(|deployment| (stream, deployment)))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Engine;
 use super::application::Streams;
-use super::turn::fold;
+use super::load::fold;
 use crate::domain::call::Command;
 use crate::domain::names::StreamId;
 use crate::domain::record::{Actor, Ending, Outcome};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-use super::turn::fold;
+use super::load::fold;
 use super::{Engine, Settings, Told, clock};
 use crate::config::catalog::Catalog;
 use crate::domain::call::{Call, Command, Says, Tells, Verdict, WaitKey};

@@ -1,6 +1,6 @@
 //! One turn: lock the application, decide, commit, act, wake who waited.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,22 +8,20 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::application::{Entry, InUse, Streams};
+use super::load::{KEEP, named};
 use super::slots::{Entered, For, Place, Slot};
 use super::waiters::Waiter;
 use super::{Engine, RunEnded, Told, clock};
 use crate::domain::answer;
-use crate::domain::call::{Action, Command, Reply, Says, WaitKey};
+use crate::domain::call::{Action, Command, Reply, WaitKey};
 use crate::domain::decide::{Context, Decision, decide, settled};
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
-use crate::domain::names::{Revision, Source, StreamId};
-use crate::domain::pipeline::{Pipeline, PipelineHash, Stage};
+use crate::domain::names::{Source, StreamId};
+use crate::domain::pipeline::Stage;
 use crate::domain::record::{Actor, EndState, Event, Fact, Purpose};
 use crate::domain::state::Stream;
-use crate::ledger::{Append, AppendError, Loaded};
-
-/// How many ended deployments of a stream a decision may look back on.
-const KEEP: usize = 8;
+use crate::ledger::{Append, AppendError};
 
 /// What came of a turn.
 #[derive(Debug)]
@@ -328,56 +326,6 @@ impl Engine {
         }
     }
 
-    /// Folds the application's streams if they are not in memory, and a deployment that is named
-    /// although it lies further back than rules look by themselves.
-    async fn load(&self, id: &StreamId, streams: &mut Streams, named: Option<Named<'_>>) -> Result<(), String> {
-        let ledger = &self.0.ledger;
-        loop {
-            if streams.by_source.is_empty() {
-                let mut folded = BTreeMap::new();
-                for source in Source::ALL {
-                    let stream = StreamId { source, application: id.application.clone() };
-                    let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
-                    let mut state = Stream::new(stream);
-                    fold(&mut state, &loaded)?;
-                    folded.insert(source, state);
-                }
-                streams.by_source = folded;
-                if std::mem::take(&mut streams.doubtful) {
-                    self.make_good(streams);
-                }
-            }
-            let Some(stream) = streams.by_source.get_mut(&id.source) else { return Ok(()) };
-            let Some(beside) = self.beside(stream, named).await? else { return Ok(()) };
-            if beside.head == stream.head {
-                return fold(stream, &beside);
-            }
-            // Somebody else wrote: what is in memory is not all that came before this head.
-            tracing::debug!(stream = %id, "another writer was first; loading again");
-            streams.by_source.clear();
-        }
-    }
-
-    /// The records of a deployment that a command names and that is not in memory.
-    async fn beside(&self, stream: &Stream, named: Option<Named<'_>>) -> Result<Option<Loaded>, String> {
-        let ledger = &self.0.ledger;
-        let id = match named {
-            None => None,
-            Some(Named::Deployment(id)) => Some(id),
-            Some(Named::Revision(revision)) => {
-                // Older ones are there by chance, so one of them need not be the newest of its revision.
-                let mut newest = stream.deployments.iter().rev().take(KEEP);
-                if newest.any(|deployment| deployment.revision.as_ref() == Some(revision)) {
-                    return Ok(None);
-                }
-                ledger.newest_of(&stream.id, revision).await.map_err(|error| error.to_string())?
-            }
-        };
-        let Some(id) = id.filter(|id| stream.get(*id).is_none()) else { return Ok(None) };
-        let found = ledger.load_deployment(id).await.map_err(|error| error.to_string())?;
-        Ok(found.filter(|(of, _)| *of == stream.id).map(|(_, loaded)| loaded))
-    }
-
     /// Answers the calls whose wait is over. Returns what nobody was left to hear.
     fn wake(&self, entry: &Entry, streams: &Streams, waited: &BTreeSet<(Source, WaitKey)>) -> Vec<(Source, WaitKey)> {
         let draining = self.is_draining();
@@ -409,55 +357,6 @@ impl Engine {
             let streams = entry.streams.lock().await;
             self.wake(&entry, &streams, &BTreeSet::new());
         }
-    }
-}
-
-/// Takes loaded records in: into an empty stream all of its end, or into one that has the same head
-/// a deployment from before it.
-pub(super) fn fold(stream: &mut Stream, loaded: &Loaded) -> Result<(), String> {
-    let mut parsed: BTreeMap<&PipelineHash, Arc<Pipeline>> = BTreeMap::new();
-    for (hash, json) in &loaded.pipelines {
-        let pipeline = serde_json::from_str(json)
-            .map_err(|error| format!("the pipeline {hash} in the ledger can't be read: {error}"))?;
-        parsed.insert(hash, Arc::new(pipeline));
-    }
-    for record in &loaded.records {
-        stream.apply(record, &|hash| parsed.get(hash).cloned()).map_err(|error| error.to_string())?;
-    }
-    stream.head = stream.head.max(loaded.head);
-    Ok(())
-}
-
-/// What a command names of the past.
-#[derive(Clone, Copy, Debug)]
-enum Named<'a> {
-    Deployment(DeploymentId),
-    /// The newest deployment that has it.
-    Revision(&'a Revision),
-}
-
-fn named(command: &Command) -> Option<Named<'_>> {
-    match command {
-        Command::Call(call) => match &call.says {
-            Says::Undo { deployment: Some(id), .. } => Some(Named::Deployment(*id)),
-            // A failure that was reported before is answered from the ledger, however long ago that was.
-            Says::Undo { deployment: None, revision } | Says::Failed { revision } => {
-                revision.as_ref().map(Named::Revision)
-            }
-            Says::Opening { .. }
-            | Says::Forward { .. }
-            | Says::Succeeded { .. }
-            | Says::Question { .. }
-            | Says::Event { .. } => None,
-        },
-        Command::Operate { deployment, .. }
-        | Command::Granted { deployment, .. }
-        | Command::GrantedReplay { deployment }
-        | Command::SignalTimedOut { deployment }
-        | Command::Unheard { key: WaitKey::Hook(deployment, _) | WaitKey::Replay(deployment) } => {
-            Some(Named::Deployment(*deployment))
-        }
-        Command::Finished { .. } | Command::Resume { .. } => None,
     }
 }
 

@@ -1,0 +1,124 @@
+//! Memory: what of an application's streams is folded before a decision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Engine;
+use super::application::Streams;
+use crate::domain::call::{Command, Says, WaitKey};
+use crate::domain::ids::DeploymentId;
+use crate::domain::names::{Revision, Source, StreamId};
+use crate::domain::pipeline::{Pipeline, PipelineHash};
+use crate::domain::state::Stream;
+use crate::ledger::Loaded;
+
+/// How many ended deployments of a stream a decision may look back on.
+pub const KEEP: usize = 8;
+
+/// Something further back than rules look by themselves.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// This one.
+    Deployment(DeploymentId),
+    /// The newest deployment that has it.
+    Revision(&'a Revision),
+}
+
+/// What a command names of the past.
+pub fn named(command: &Command) -> Option<Named<'_>> {
+    match command {
+        Command::Call(call) => match &call.says {
+            Says::Undo { deployment: Some(id), .. } => Some(Named::Deployment(*id)),
+            // A failure that was reported before is answered from the ledger, however long ago that was.
+            Says::Undo { deployment: None, revision } | Says::Failed { revision } => {
+                revision.as_ref().map(Named::Revision)
+            }
+            Says::Opening { .. }
+            | Says::Forward { .. }
+            | Says::Succeeded { .. }
+            | Says::Question { .. }
+            | Says::Event { .. } => None,
+        },
+        Command::Operate { deployment, .. }
+        | Command::Granted { deployment, .. }
+        | Command::GrantedReplay { deployment }
+        | Command::SignalTimedOut { deployment }
+        | Command::Unheard { key: WaitKey::Hook(deployment, _) | WaitKey::Replay(deployment) } => {
+            Some(Named::Deployment(*deployment))
+        }
+        Command::Finished { .. } | Command::Resume { .. } => None,
+    }
+}
+
+impl Engine {
+    /// Folds the application's streams if they are not in memory, and a deployment that is named
+    /// although it lies further back than rules look by themselves.
+    pub(super) async fn load(
+        &self,
+        id: &StreamId,
+        streams: &mut Streams,
+        named: Option<Named<'_>>,
+    ) -> Result<(), String> {
+        let ledger = &self.0.ledger;
+        loop {
+            if streams.by_source.is_empty() {
+                let mut folded = BTreeMap::new();
+                for source in Source::ALL {
+                    let stream = StreamId { source, application: id.application.clone() };
+                    let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
+                    let mut state = Stream::new(stream);
+                    fold(&mut state, &loaded)?;
+                    folded.insert(source, state);
+                }
+                streams.by_source = folded;
+                if std::mem::take(&mut streams.doubtful) {
+                    self.make_good(streams);
+                }
+            }
+            let Some(stream) = streams.by_source.get_mut(&id.source) else { return Ok(()) };
+            let Some(beside) = self.beside(stream, named).await? else { return Ok(()) };
+            if beside.head == stream.head {
+                return fold(stream, &beside);
+            }
+            // Somebody else wrote: what is in memory is not all that came before this head.
+            tracing::debug!(stream = %id, "another writer was first; loading again");
+            streams.by_source.clear();
+        }
+    }
+
+    /// The records of a deployment that a command names and that is not in memory.
+    async fn beside(&self, stream: &Stream, named: Option<Named<'_>>) -> Result<Option<Loaded>, String> {
+        let ledger = &self.0.ledger;
+        let id = match named {
+            None => None,
+            Some(Named::Deployment(id)) => Some(id),
+            Some(Named::Revision(revision)) => {
+                // Older ones are there by chance, so one of them need not be the newest of its revision.
+                let mut newest = stream.deployments.iter().rev().take(KEEP);
+                if newest.any(|deployment| deployment.revision.as_ref() == Some(revision)) {
+                    return Ok(None);
+                }
+                ledger.newest_of(&stream.id, revision).await.map_err(|error| error.to_string())?
+            }
+        };
+        let Some(id) = id.filter(|id| stream.get(*id).is_none()) else { return Ok(None) };
+        let found = ledger.load_deployment(id).await.map_err(|error| error.to_string())?;
+        Ok(found.filter(|(of, _)| *of == stream.id).map(|(_, loaded)| loaded))
+    }
+}
+
+/// Takes loaded records in: into an empty stream all of its end, or into one that has the same head
+/// a deployment from before it.
+pub fn fold(stream: &mut Stream, loaded: &Loaded) -> Result<(), String> {
+    let mut parsed: BTreeMap<&PipelineHash, Arc<Pipeline>> = BTreeMap::new();
+    for (hash, json) in &loaded.pipelines {
+        let pipeline = serde_json::from_str(json)
+            .map_err(|error| format!("the pipeline {hash} in the ledger can't be read: {error}"))?;
+        parsed.insert(hash, Arc::new(pipeline));
+    }
+    for record in &loaded.records {
+        stream.apply(record, &|hash| parsed.get(hash).cloned()).map_err(|error| error.to_string())?;
+    }
+    stream.head = stream.head.max(loaded.head);
+    Ok(())
+}
