@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio_util::sync::CancellationToken;
 
 use super::State;
+use super::line::Line;
 use super::problem::{Problem, Result};
 use super::query::Params;
 use super::settings::SourceSettings;
@@ -84,7 +85,9 @@ async fn answer(state: &State, source: Source, hook: &'static str, form: Form, r
     let application = parsed.application.clone();
     let stream = StreamId { source, application: parsed.application };
     let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
+    let waiting = head.extensions.get::<Line>().map(Line::wait);
     let told = state.engine.call(stream, parsed.call, by.clone(), wait).await;
+    drop(waiting);
     hung_up.disarm();
 
     let took = began.elapsed();
@@ -168,7 +171,7 @@ fn whole_millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Tells of a caller that did not wait for its verdict: hyper drops the handler when the connection ends.
+/// Tells of a caller that did not wait for its verdict: the handler is dropped when the connection ends.
 struct HungUp<'a> {
     source: Source,
     hook: &'static str,

@@ -13,6 +13,7 @@
 mod api;
 mod health;
 mod hooks;
+mod line;
 pub mod metrics;
 mod page;
 mod problem;

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use super::State;
+use super::line::Line;
 use super::router::{Peer, router};
 
 /// How long the listener rests when the machine is out of files or memory.
@@ -78,9 +79,12 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "nodelay is not set");
     }
-    let service = service_fn(move |request: hyper::Request<Incoming>| {
+    let line = Line::new(stream);
+    let listened = line.clone();
+    let service = service_fn(|request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(listened.clone());
         let app = app.clone();
         async move { Ok::<_, Infallible>(app.oneshot(request).await.unwrap_or_else(|never| match never {})) }
     });
@@ -89,14 +93,23 @@ async fn connection(
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(line), service)
     );
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let served = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
+    };
+    let ended = tokio::select! {
+        // In this order: a call that has just begun to wait is listened to at once.
+        biased;
+        ended = served => ended,
+        // The call is dropped with its connection, as hyper does it by itself where it reads the end.
+        () = listened.hung_up() => return,
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "the connection broke");

@@ -249,3 +249,29 @@ async fn what_is_told_of_a_deployment_of_long_ago_is_about_that_one() {
     assert_eq!(client.deployments().await.len(), 13);
     world.verify();
 }
+
+#[tokio::test]
+async fn a_hang_up_is_noticed_behind_bytes_that_nobody_reads() {
+    let world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
+    let client = world.client();
+    let mut gate = world.gate("migrate");
+    world.fail("migrate");
+    let next = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (number, beyond) in [(1, "\r\n"), (2, next)] {
+        let body = flagger("Progressing", "a1").to_string();
+        let (length, path) = (body.len(), "/hooks/flagger/pre-rollout");
+        let request =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}{beyond}");
+        let caller = client.clone();
+        let call = tokio::spawn(async move { caller.raw(request.as_bytes()).await });
+        gate.entered().await;
+        client.held_calls(1).await;
+        call.abort();
+        world.server().logged_times("hung up", number).await;
+        client.held_calls(0).await;
+        gate.open().await;
+        world.server().logged_times("stage finished", number).await;
+        client.flagger("pre-rollout", "Progressing", "a1").await.expect(501);
+        assert_eq!(world.starts().len(), number);
+    }
+}

@@ -120,6 +120,23 @@ async fn a_caller_that_hangs_up_is_told_of_in_the_log() {
 }
 
 #[tokio::test]
+async fn what_comes_while_a_call_waits_is_answered_after_it() {
+    let served = served().await;
+    let mut caller = TcpStream::connect(served.address).await.unwrap();
+    let call = String::from_utf8(post("rollout?wait=300ms", BODY)).unwrap().replace("Connection: close\r\n", "");
+    let get = |end: &str| format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\n{end}\r\n");
+    caller.write_all(format!("{call}{}", get("")).as_bytes()).await.unwrap();
+    while served.site.state.engine.gauges().held_calls == 0 {
+        tokio::task::yield_now().await;
+    }
+    caller.write_all(get("Connection: close\r\n").as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    caller.read_to_string(&mut answers).await.unwrap();
+    let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["503", "200", "200"], "{answers}");
+}
+
+#[tokio::test]
 async fn a_held_call_does_not_hold_up_the_stop() {
     let settings = Settings { close_grace: Duration::ZERO, ..Settings::default() };
     let site = Site::with(settings, true).await;
