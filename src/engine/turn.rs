@@ -61,7 +61,8 @@ impl Engine {
         // A call that hung up while it stood in line for this lock, or while this was committed, was
         // given a kept result all the same. One that hangs up from here on, before its answer is
         // on the wire, can't be told from one that read it.
-        if caller.is_some_and(oneshot::Sender::is_closed) {
+        let gone = caller.is_some_and(oneshot::Sender::is_closed);
+        if gone {
             unheard.extend(delivered.into_iter().map(|key| (id.source, key)));
         }
         streams.in_vain.extend(unheard);
@@ -70,7 +71,8 @@ impl Engine {
             tracing::warn!(stream = %id, why, "a result that nobody heard counts as delivered until this is recorded");
         }
         let waiter = match reply {
-            Reply::Wait(key) => Some(entry.waiters.join(id.source, key)),
+            // Of one that is gone the place would outlast the lock by a moment, and what ends then would count as heard.
+            Reply::Wait(key) if !gone => Some(entry.waiters.join(id.source, key)),
             _ => None,
         };
         if waiter.is_some() {
