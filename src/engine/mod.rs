@@ -18,19 +18,20 @@ mod tests;
 mod turn;
 mod waiters;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::application::Applications;
 use self::runs::Live;
 use self::slots::Slots;
 use self::turn::Turned;
 use crate::config::catalog::Catalog;
-use crate::domain::call::{Answer, Call, Command, Operation, Reply, Says};
+use crate::domain::call::{Answer, Call, Command, Operation, Reply, Says, WaitKey};
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::StreamId;
 use crate::domain::record::{Actor, Outcome, Owner};
@@ -130,7 +131,7 @@ struct Inner {
     /// The scripts and waits that are alive.
     live: Mutex<BTreeMap<RunId, Live>>,
     /// The passes and replays that are in line for a slot.
-    tickets: Mutex<BTreeSet<crate::domain::call::WaitKey>>,
+    tickets: Mutex<BTreeMap<WaitKey, CancellationToken>>,
     draining: AtomicBool,
     /// How many runs have no finish record yet: what a drain waits for.
     unfinished: watch::Sender<usize>,
@@ -291,7 +292,7 @@ impl Inner {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tickets(&self) -> MutexGuard<'_, BTreeSet<crate::domain::call::WaitKey>> {
+    fn tickets(&self) -> MutexGuard<'_, BTreeMap<WaitKey, CancellationToken>> {
         // Nothing panics while it holds this lock.
         self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,10 +1,12 @@
 //! Actions: scripts and timers that are alive, and the slots they wait for.
 
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::slots::{For, Place, Slot};
 use super::{Engine, Told, clock, job};
@@ -12,7 +14,7 @@ use crate::domain::call::{Action, Command, WaitKey};
 use crate::domain::ids::RunId;
 use crate::domain::names::{Source, StreamId};
 use crate::domain::record::{Actor, Ending, Outcome};
-use crate::domain::state::Stream;
+use crate::domain::state::{Deployment, Stream};
 use crate::executor::{OutputView, StopKind, Stopper};
 
 /// A run that is alive here.
@@ -65,16 +67,16 @@ impl Engine {
             }
             Action::Queue { deployment, hook } => {
                 let key = WaitKey::Hook(deployment, hook);
-                if self.0.tickets().insert(key) {
+                if let Some(ticket) = self.ticket(key) {
                     let slot = self.0.slots.take(For::Forward, place.take());
-                    self.queue(id, key, slot, Command::Granted { deployment, hook });
+                    self.queue(id, key, ticket, slot, Command::Granted { deployment, hook });
                 }
             }
             Action::QueueReplay { deployment } => {
                 let key = WaitKey::Replay(deployment);
-                if self.0.tickets().insert(key) {
+                if let Some(ticket) = self.ticket(key) {
                     let slot = self.0.slots.take(For::Rollback, None);
-                    self.queue(id, key, slot, Command::GrantedReplay { deployment });
+                    self.queue(id, key, ticket, slot, Command::GrantedReplay { deployment });
                 }
             }
             Action::Unblocked => {
@@ -192,21 +194,65 @@ impl Engine {
         live.insert(run, Live::Wait { timer: timer.abort_handle() });
     }
 
+    /// A ticket for the line; nothing where one is out already.
+    fn ticket(&self, key: WaitKey) -> Option<CancellationToken> {
+        match self.0.tickets().entry(key) {
+            Entry::Occupied(_) => None,
+            Entry::Vacant(vacant) => Some(vacant.insert(CancellationToken::new()).clone()),
+        }
+    }
+
     fn queue(
         &self,
         id: &StreamId,
         key: WaitKey,
+        ticket: CancellationToken,
         slot: impl Future<Output = Option<Slot>> + Send + 'static,
         command: Command,
     ) {
         let (engine, id) = (self.clone(), id.clone());
         tokio::spawn(async move {
-            let slot = slot.await;
-            // Given back before the turn: what the turn itself queues must find its place free.
-            engine.0.tickets().remove(&key);
+            let Some(slot) = ticket.run_until_cancelled(slot).await else { return };
+            // Given back before the turn: what the turn itself queues must find its place free. One
+            // that was withdrawn at this very moment is not ours any more.
+            {
+                let mut tickets = engine.0.tickets();
+                if ticket.is_cancelled() {
+                    return;
+                }
+                tickets.remove(&key);
+            }
             if slot.is_some() {
                 engine.insist(id, command, slot, Vec::new()).await;
             }
         });
     }
+
+    /// Takes out of the line what a stream's deployments do not want any more: it would keep
+    /// others from coming in.
+    pub(super) fn leave_line(&self, stream: &Stream) {
+        self.0.tickets().retain(|key, ticket| {
+            let over = is_over(stream, *key);
+            if over {
+                ticket.cancel();
+            }
+            !over
+        });
+    }
+
+    /// Whether somebody leaves the line of the forward scripts when a stream has come to this.
+    pub(super) fn leaves_line(&self, stream: &Stream) -> bool {
+        self.0.tickets().keys().any(|key| matches!(key, WaitKey::Hook(..)) && is_over(stream, *key))
+    }
+}
+
+/// Whether a deployment of this stream is past what a ticket is for.
+fn is_over(stream: &Stream, key: WaitKey) -> bool {
+    let wanted = match key {
+        WaitKey::Hook(id, hook) => stream
+            .get(id)
+            .map(|deployment| deployment.goes_on(hook) && deployment.pass(hook).is_some_and(|pass| pass.end.is_none())),
+        WaitKey::Replay(id) => stream.get(id).map(Deployment::is_rolling_back),
+    };
+    wanted == Some(false)
 }

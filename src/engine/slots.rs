@@ -85,7 +85,11 @@ impl Slots {
             state.free -= 1;
             return Entered::Slot(Slot(Some(Arc::clone(&self.0))));
         }
-        // Nobody is refused for load by a line that is closed: it is no line any more.
+        // Nobody is refused for load by a line that is closed: it is no line any more. Nor by those
+        // who have gone out of it.
+        if state.forward.len() + state.claimed >= state.queue {
+            state.forward.retain(|waiting| !waiting.is_closed());
+        }
         if !state.closed && state.forward.len() + state.claimed >= state.queue {
             return Entered::Full;
         }
@@ -130,7 +134,7 @@ impl Slots {
 
     /// Whether a rollback waits for a slot.
     pub fn rollback_waits(&self) -> bool {
-        !lock(&self.0).rollbacks.is_empty()
+        lock(&self.0).rollbacks.iter().any(|waiting| !waiting.is_closed())
     }
 
     /// Hands out no more slots; whoever waits is told.
@@ -146,7 +150,8 @@ impl Slots {
     /// How many are taken, and how many wait.
     pub fn usage(&self) -> (usize, usize) {
         let state = lock(&self.0);
-        (state.total - state.free, state.rollbacks.len() + state.forward.len())
+        let waiting = state.rollbacks.iter().chain(&state.forward).filter(|waiting| !waiting.is_closed()).count();
+        (state.total - state.free, waiting)
     }
 }
 

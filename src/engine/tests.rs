@@ -129,7 +129,15 @@ fn pipeline() -> Pipeline {
 fn opened(number: u64) -> Event {
     let (pipeline, _) = pipeline().pinned();
     let (hook, about) = (Hook::PreRollout, About::default());
-    Event::Opened { hook, revision: revision(number), under: None, pipeline, about, question_asked: false }
+    Event::Opened {
+        hook,
+        revision: revision(number),
+        under: None,
+        opening: None,
+        pipeline,
+        about,
+        question_asked: false,
+    }
 }
 
 fn ended(state: EndState) -> Event {
@@ -140,7 +148,7 @@ fn started(run: RunId) -> [Event; 2] {
     let hook = Hook::PreRollout;
     let (stage, purpose) = ("migrate".parse().unwrap(), Purpose::Forward { hook, pass: 1 });
     [
-        Event::Called { hook, pass: 1, payload: Payload::default() },
+        Event::Called { hook, pass: 1, payload: Payload::default(), about: About::default() },
         Event::StageStarted { run, stage, purpose, until: None, owner: owner() },
     ]
 }

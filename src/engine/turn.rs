@@ -141,6 +141,9 @@ impl Engine {
             self.tell(id, &stream, fact);
         }
         let delivered = delivered(&stream, &facts);
+        if !facts.is_empty() {
+            self.leave_line(&stream);
+        }
         for action in actions {
             self.act(id, &stream, action, slot, &mut place);
         }
@@ -230,6 +233,8 @@ impl Engine {
                 (decide(true, false), None)
             }
             Entered::Place(place) => (decision, Some(place)),
+            // The one before it, which this very decision ends, makes room.
+            Entered::Full if self.leaves_line(&decision.stream) => (decision, None),
             // What can't be refused gets in line nevertheless.
             Entered::Full => (decide(false, true), None),
         }
@@ -240,7 +245,7 @@ impl Engine {
         let tickets = self.0.tickets();
         let wanted = decision.actions.iter().filter_map(|action| match *action {
             Action::Queue { deployment, hook } => {
-                (!tickets.contains(&WaitKey::Hook(deployment, hook))).then_some(For::Forward)
+                (!tickets.contains_key(&WaitKey::Hook(deployment, hook))).then_some(For::Forward)
             }
             Action::QueueReplay { .. } => Some(For::Rollback),
             _ => None,
@@ -403,7 +408,7 @@ fn is_taken_up(stream: &Stream, key: WaitKey) -> bool {
     match key {
         WaitKey::Replay(_) => true,
         WaitKey::Hook(id, hook) => {
-            hook == Hook::PostRollout && stream.get(id).is_some_and(|told| told.promoted && told.end().is_none())
+            hook == Hook::PostRollout && stream.get(id).is_some_and(|told| told.promoted && told.is_live())
         }
     }
 }

@@ -96,11 +96,11 @@ async fn a_drain_says_what_the_next_start_takes_up_and_what_is_to_be_called_agai
     let forward = client.hold("/hooks/flagger/rollout", &about("two", "Progressing"));
     let after = client.hold("/hooks/flagger/post-rollout", &about("three", "Succeeded"));
     let replay = client.hold("/hooks/flagger/post-rollout", &about("four", "Failed"));
-    // Over since its first post-rollout failed, so no start looks at it.
+    // Over since its first post-rollout failed, and called for again.
     let repeated = client.hold("/hooks/flagger/post-rollout", &about("five", "Succeeded"));
     client.held_calls(5).await;
     world.server().signal(Signal::TERM);
-    for (held, taken_up) in [(forward, false), (after, true), (replay, true), (repeated, false)] {
+    for (held, taken_up) in [(forward, false), (after, true), (replay, true), (repeated, true)] {
         let told = held.answer().await.text;
         let (says, not) = ("shutting down and takes it up when it starts again", "shutting down; call again");
         assert!(told.contains(if taken_up { says } else { not }), "{taken_up}: {told}");
@@ -110,13 +110,13 @@ async fn a_drain_says_what_the_next_start_takes_up_and_what_is_to_be_called_agai
     assert_eq!(world.server().exited().await.code(), Some(0));
     assert_eq!(world.starts(), ["d", "e", "a"]);
     world.start().await;
-    poll_until("what was promised is done", || async { (world.starts().len() == 5).then_some(()) }).await;
+    poll_until("what was promised is done", || async { (world.starts().len() == 6).then_some(()) }).await;
     let client = world.client();
     client.post("/hooks/flagger/rollout", &about("two", "Progressing")).await.expect(200);
     client.post("/hooks/flagger/post-rollout", &about("five", "Succeeded")).await.expect(501);
     let mut starts = world.starts();
-    starts[3..5].sort_unstable();
-    assert_eq!(starts, ["d", "e", "a", "c", "undo.d", "b", "e"]);
+    starts[3..6].sort_unstable();
+    assert_eq!(starts, ["d", "e", "a", "c", "e", "undo.d", "b"]);
 }
 
 #[tokio::test]
@@ -160,6 +160,38 @@ async fn a_burst_does_not_overrun_the_line() {
     after.answer().await.expect(200);
     assert_eq!((done, refused), (3, 37));
     assert_eq!(world.starts(), ["a", "a", "a", "a", "z"]);
+}
+
+#[tokio::test]
+async fn what_is_over_gives_its_place_in_the_line_to_others() {
+    let world = World::new()
+        .set("/execution/maxConcurrent", json!(1))
+        .set("/execution/queue", json!(1))
+        .pipeline("all.yaml", &pipeline_for("test", "app-*", &[stage("a", "rollout")]))
+        .started()
+        .await;
+    let client = world.client();
+    let mut gate = world.gate("a");
+    let call = |name: &str, revision: &str| json!({"namespace": "test", "name": name, "revision": revision});
+    let first = client.hold("/hooks/generic/rollout", &call("app-0", "v1"));
+    gate.entered().await;
+    // Each takes the place of the one before, which is over: superseded, then undone.
+    let path = "/hooks/generic/rollout?wait=1ms";
+    for revision in ["v1", "v2", "v3"] {
+        let pending = client.post(path, &call("app-1", revision)).await.expect(503);
+        assert!(pending.text.contains("pending"), "{pending:?}");
+    }
+    let refused = client.post(path, &call("app-2", "v1")).await.expect(503);
+    assert!(refused.text.contains("too many scripts"), "{refused:?}");
+    client.post("/hooks/generic/rollback", &call("app-1", "v3")).await.expect(200);
+    let next = client.hold("/hooks/generic/rollout", &call("app-2", "v1"));
+    client.held_calls(2).await;
+    gate.open().await;
+    first.answer().await.expect(200);
+    gate.entered().await;
+    gate.open().await;
+    next.answer().await.expect(200);
+    assert_eq!(world.starts(), ["a", "a"]);
 }
 
 #[tokio::test]
