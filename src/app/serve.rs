@@ -74,6 +74,9 @@ async fn run(
     let unavailable = |why: String| Refused(format!("error: {why}"));
     // From the first moment on: a signal must not end the service without its drain.
     let mut signals = Signals::listen().map_err(|error| unavailable(format!("signals can't be handled: {error}")))?;
+    // Before the recovery, which may take its time: what changes meanwhile must not wait for the next change.
+    let reloader = Arc::new(reloader);
+    follow(&reloader);
     for diagnostic in reloader.status().diagnostics {
         tracing::warn!("{diagnostic}");
     }
@@ -83,11 +86,9 @@ async fn run(
     let listener = listen(settings.server.listen).await.map_err(unavailable)?;
     let address = listener.local_addr().map_err(|error| unavailable(error.to_string()))?;
     let executor = executor(&settings).map_err(unavailable)?;
-    let reloader = Arc::new(reloader);
     let metrics = Arc::new(Metrics::default());
     let engine_settings = engine_settings(&settings, environment, &metrics);
     let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
-    follow(&reloader);
     watch_reloads(&reloader, &metrics);
     let state = http::State::new(engine.clone(), http_settings(&settings, secrets), metrics, is_loopback(address));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), pipelines = reloader.current().len(), "listening");

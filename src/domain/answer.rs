@@ -37,12 +37,17 @@ pub fn over(deployment: &Deployment, hook: Hook) -> Answer {
 
 /// A gate of a rollout that was undone here.
 pub fn undone(deployment: &Deployment, source: Source, hook: Hook) -> Answer {
-    let id = deployment.id;
-    let message = format!(
-        "this rollout was undone here ({id} is {}): its hooks are rejected until {source} has reported its end, or `stagehook \
-         release {id}`",
-        standing(deployment)
-    );
+    let (id, standing) = (deployment.id, standing(deployment));
+    let message = if deployment.undone {
+        format!(
+            "this rollout was undone here ({id} is {standing}): its hooks are rejected until {source} has reported its end, \
+             or `stagehook release {id}`"
+        )
+    } else {
+        format!(
+            "this rollout was undone here ({id} is {standing}) before {source} reported its end, so {hook} does not run"
+        )
+    };
     answer(deployment, hook, Subject::Gate, Verdict::Rejected, message)
 }
 

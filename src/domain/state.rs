@@ -397,7 +397,11 @@ impl Deployment {
 
     fn take(&mut self, fact: &Fact) {
         match &fact.event {
-            Event::RevisionAdopted { revision } => self.revision = Some(revision.clone()),
+            Event::RevisionAdopted { revision } => {
+                self.revision = Some(revision.clone());
+                // Of whatever analysis was begun again before: it is that one's.
+                self.restart_noted = false;
+            }
             Event::Called { hook, pass, payload, about } => {
                 self.about.fill(about);
                 self.passes.retain(|(of, _)| of != hook);

@@ -13,8 +13,9 @@ use super::{Engine, Told, clock, job};
 use crate::domain::call::{Action, Command, WaitKey};
 use crate::domain::ids::RunId;
 use crate::domain::names::{Source, StreamId};
+use crate::domain::pass::Pass;
 use crate::domain::record::{Actor, Ending, Outcome};
-use crate::domain::state::{Deployment, Stream};
+use crate::domain::state::Stream;
 use crate::executor::{OutputView, StopKind, Stopper};
 
 /// A run that is alive here.
@@ -246,13 +247,13 @@ impl Engine {
     }
 }
 
-/// Whether a deployment of this stream is past what a ticket is for.
+/// Whether a deployment of this stream is past what a ticket is for. It may have got there with
+/// another one: between the grant of a slot and its decision a call that joins takes a second ticket.
 fn is_over(stream: &Stream, key: WaitKey) -> bool {
+    let waits = |pass: &Pass| pass.end.is_none() && pass.running.is_none();
     let wanted = match key {
-        WaitKey::Hook(id, hook) => stream
-            .get(id)
-            .map(|deployment| deployment.goes_on(hook) && deployment.pass(hook).is_some_and(|pass| pass.end.is_none())),
-        WaitKey::Replay(id) => stream.get(id).map(Deployment::is_rolling_back),
+        WaitKey::Hook(id, hook) => stream.get(id).map(|d| d.goes_on(hook) && d.pass(hook).is_some_and(waits)),
+        WaitKey::Replay(id) => stream.get(id).map(|d| d.is_rolling_back() && d.alive().next().is_none()),
     };
     wanted == Some(false)
 }

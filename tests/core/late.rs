@@ -55,6 +55,19 @@ fn a_repeated_failure_is_not_the_next_rollouts() {
 }
 
 #[test]
+fn a_failure_after_the_analysis_began_again_is_the_open_rollouts() {
+    let mut world = World::flagger(stages());
+    confirm(&mut world, "z", Before::Succeeded);
+    world.failed("a");
+    world.all_succeed();
+    confirm(&mut world, "b", Before::Failed);
+    world.restart_event();
+    world.failed("a");
+    assert_eq!(world.all_succeed(), ["ask"]);
+    assert_eq!((world.state(), world.current().revision.clone()), (State::RolledBack, rev("a")));
+}
+
+#[test]
 fn a_failure_of_the_same_content_does_not_undo_a_success_that_was_lost() {
     let mut world = begun("a");
     let old = world.id();
@@ -124,6 +137,8 @@ fn a_repeated_success_of_what_was_undone_opens_nothing() {
     for _ in 0..3 {
         let told = world.succeeded("a");
         assert_eq!(verdict(&told), Verdict::Rejected);
+        let message = world.answer(&told).message;
+        assert!(message.contains("undone here") && !message.contains("release"), "{message}");
     }
     assert_eq!((world.state(), world.stream.deployments.len()), (State::RolledBack, 1));
     world.pass(Hook::PreRollout, "a");

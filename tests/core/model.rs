@@ -259,10 +259,9 @@ impl Model {
             Says::Undo { deployment, revision } => self.undo(*deployment, revision),
             Says::Question { revision } => self.question(revision),
             Says::Event { tells, .. } => {
-                let told = |d: &&mut MDep| d.open() && d.revision.is_some();
-                if let Some(d) = self.deps.last_mut().filter(told) {
+                if let Some(d) = self.deps.last_mut().filter(|d| d.open()) {
                     d.restarted |= *tells == Tells::Restart && !d.passed_by;
-                    d.passed_by |= *tells == Tells::Start;
+                    d.passed_by |= *tells == Tells::Start && d.revision.is_some();
                 }
                 Expect::Note
             }
@@ -412,7 +411,12 @@ impl Model {
         let [.., before, current] = &self.deps[..] else { return false };
         let over = matches!(before.phase, Phase::Over(..)) && before.revision == *revision;
         let unnamed = current.open() && current.revision.is_none();
-        revision.is_some() && unnamed && current.under.is_some() && current.under != *revision && over
+        revision.is_some()
+            && unnamed
+            && !current.restarted
+            && current.under.is_some()
+            && current.under != *revision
+            && over
     }
 
     /// How the rollout of a content ended is told late only until another has come between.

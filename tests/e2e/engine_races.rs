@@ -194,6 +194,43 @@ async fn what_is_over_gives_its_place_in_the_line_to_others() {
     assert_eq!(world.starts(), ["a", "a"]);
 }
 
+/// Between the grant of a slot and its decision a joining call takes a second place, which must not
+/// be kept while the script runs.
+#[tokio::test]
+async fn calls_that_join_at_the_moment_of_a_grant_leave_nobody_in_line() {
+    let world = World::new()
+        .set("/execution/maxConcurrent", json!(1))
+        .set("/execution/queue", json!(1))
+        .pipeline("x.yaml", &pipeline_for("test", "x", &[stage("a", "rollout")]))
+        .pipeline("y.yaml", &pipeline_for("test", "y", &[stage("b", "rollout")]))
+        .pipeline("z.yaml", &pipeline_for("test", "z", &[stage("c", "rollout")]))
+        .started()
+        .await;
+    let client = world.client();
+    let (mut first, mut second) = (world.gate("a"), world.gate("b"));
+    let x = client.hold("/hooks/flagger/rollout", &about("x", "Progressing"));
+    first.entered().await;
+    let y = client.hold("/hooks/flagger/rollout", &about("y", "Progressing"));
+    client.held_calls(2).await;
+    // Each event is a commit under y's lock, so the calls between them stand at the lock when x ends.
+    let mut joining = Vec::new();
+    for _ in 0..20 {
+        joining.push(client.hold("/hooks/flagger/event", &about("y", "Progressing")));
+        joining.push(client.hold("/hooks/flagger/rollout", &about("y", "Progressing")));
+    }
+    first.open().await;
+    x.answer().await.expect(200);
+    second.entered().await;
+    client.held_calls(21).await;
+    let z = client.hold("/hooks/flagger/rollout", &about("z", "Progressing"));
+    client.held_calls(22).await;
+    second.open().await;
+    for call in joining.into_iter().chain([y, z]) {
+        call.answer().await.expect(200);
+    }
+    assert_eq!(world.starts(), ["a", "b", "c"]);
+}
+
 #[tokio::test]
 async fn a_rollback_comes_before_the_next_stage_of_another_application() {
     let world = World::new()
@@ -231,7 +268,7 @@ async fn a_call_that_hangs_up_before_its_turn_does_not_take_the_result_along() {
     // Whichever of the two comes first: the one that hangs up does so before its result is committed.
     let event = client.hold_flagger("event", "Progressing", "a1");
     let body = flagger("Progressing", "a1").to_string();
-    let impatient = Duration::from_millis(300);
+    let impatient = Duration::from_secs(2);
     let lost = client.try_send("POST", "/hooks/flagger/pre-rollout", body.as_bytes(), impatient).await;
     assert_eq!(lost.err(), Some(Lost::TimedOut));
     world.server().logged_times("hung up", 2).await;

@@ -166,10 +166,11 @@ impl Turn<'_> {
 
     /// Whether a failure of this revision is told of the deployment right before the open one, which
     /// Flagger's confirm-rollout has opened since: after a failed rollout that carries the checksum
-    /// of the new revision already, and this is not it.
+    /// of the new revision already, and this is not it. (Unless the analysis was begun again since: then it
+    /// may be of that revision, gone back to.)
     fn failed_before(&self, revision: Option<&Revision>) -> bool {
         let ([.., before, current], Some(_)) = (self.stream.deployments.as_slice(), revision) else { return false };
-        let next = current.is_open() && current.revision.is_none() && current.under.is_some();
+        let next = current.is_open() && current.revision.is_none() && current.under.is_some() && !current.restart_noted;
         next && current.under.as_ref() != revision && before.end().is_some() && before.revision.as_ref() == revision
     }
 
@@ -419,7 +420,7 @@ impl Turn<'_> {
         self.emit(id, Event::Noted { message: message.to_owned() });
         match tells {
             Tells::Start if known && !started => self.emit(id, Event::StartNoted),
-            Tells::Restart if known && !started && !restarted => self.emit(id, Event::RestartNoted),
+            Tells::Restart if !started && !restarted => self.emit(id, Event::RestartNoted),
             Tells::Start | Tells::Restart | Tells::Other => {}
         }
         note(call.hook, Some(id), "noted".to_owned())

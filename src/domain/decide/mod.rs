@@ -170,7 +170,7 @@ impl Turn<'_> {
             None => "it has no open deployment".to_owned(),
             Some(current) => {
                 let revision = current.revision.as_ref().map_or("another revision", |revision| revision.as_str());
-                format!("its open deployment {} is of {revision}", current.id)
+                format!("its open deployment {} is of {revision}, rolled out before", current.id)
             }
         };
         Reply::Unknown {
