@@ -18,7 +18,12 @@ pub fn gate(deployment: &Deployment, hook: Hook, end: &PassEnd) -> Answer {
             (Verdict::Rejected, format!("stage {stage} {}", run.map_or_else(String::new, |run| how(run))))
         }
         PassEnd::Interrupted { stage } => {
-            (Verdict::Pending, format!("pending: stage {stage} was interrupted when Stagehook stopped; call again"))
+            let again = if hook == Hook::PostRollout && deployment.is_live() {
+                "it runs again when Stagehook starts"
+            } else {
+                "call again"
+            };
+            (Verdict::Pending, format!("pending: stage {stage} was interrupted when Stagehook stopped; {again}"))
         }
     };
     answer(deployment, hook, Subject::Gate, verdict, message)

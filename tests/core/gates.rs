@@ -342,8 +342,11 @@ fn a_post_rollout_that_a_shutdown_cuts_goes_on_in_the_next_life() {
     world.succeeded("a");
     world.grant_all();
     world.draining = true;
+    let call = world.succeeded("a");
     let run = world.alive().next().unwrap().id;
     world.end_run(run, Outcome::Interrupted);
+    let told = world.answer(&call).message;
+    assert!(told.contains("runs again when Stagehook starts"), "{told}");
     let current = world.current();
     assert!(current.is_live(), "a start looks at live deployments alone, and this call never comes again");
     assert_eq!(current.end(), None, "it is not known to have failed");

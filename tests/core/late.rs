@@ -55,6 +55,24 @@ fn a_repeated_failure_is_not_the_next_rollouts() {
 }
 
 #[test]
+fn nor_is_it_generics_next_one_before_that_has_named_itself() {
+    for succeeded in [false, true] {
+        let mut world = World::generic(stages());
+        world.pass(Hook::PreRollout, "a");
+        let old = world.id();
+        if succeeded {
+            world.succeeded("a")
+        } else {
+            world.failed("a")
+        };
+        world.all_succeed();
+        world.pass(Hook::PreRollout, "");
+        let repeated = world.failed("a");
+        assert_eq!((world.answer(&repeated).deployment, world.state()), (Some(old), State::Progressing));
+    }
+}
+
+#[test]
 fn a_failure_after_the_analysis_began_again_is_the_open_rollouts() {
     let mut world = World::flagger(stages());
     confirm(&mut world, "z", Before::Succeeded);

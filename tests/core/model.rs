@@ -411,12 +411,7 @@ impl Model {
         let [.., before, current] = &self.deps[..] else { return false };
         let over = matches!(before.phase, Phase::Over(..)) && before.revision == *revision;
         let unnamed = current.open() && current.revision.is_none();
-        revision.is_some()
-            && unnamed
-            && !current.restarted
-            && current.under.is_some()
-            && current.under != *revision
-            && over
+        revision.is_some() && unnamed && !current.restarted && current.under != *revision && over
     }
 
     /// How the rollout of a content ended is told late only until another has come between.

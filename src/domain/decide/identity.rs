@@ -164,14 +164,16 @@ impl Turn<'_> {
         repeated.then_some(before.id)
     }
 
-    /// Whether a failure of this revision is told of the deployment right before the open one, which
-    /// Flagger's confirm-rollout has opened since: after a failed rollout that carries the checksum
-    /// of the new revision already, and this is not it. (Unless the analysis was begun again since: then it
-    /// may be of that revision, gone back to.)
+    /// Whether a failure of this revision is told of the deployment right before the open one, which has
+    /// not named its own yet: a repetition.
+    ///
+    /// Where Flagger's confirm-rollout opened it, that carried the checksum of the new revision already
+    /// if the one before had failed; then a failure of that is its own. So it is if the analysis was begun
+    /// again since: it may be of the revision before, gone back to.
     fn failed_before(&self, revision: Option<&Revision>) -> bool {
         let ([.., before, current], Some(_)) = (self.stream.deployments.as_slice(), revision) else { return false };
-        let next = current.is_open() && current.revision.is_none() && current.under.is_some() && !current.restart_noted;
-        next && current.under.as_ref() != revision && before.end().is_some() && before.revision.as_ref() == revision
+        let unnamed = current.is_open() && current.revision.is_none() && !current.restart_noted;
+        unnamed && current.under.as_ref() != revision && before.end().is_some() && before.revision.as_ref() == revision
     }
 
     fn succeeded_again(&mut self, id: DeploymentId, call: &Call) -> Reply {

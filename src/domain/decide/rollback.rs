@@ -116,7 +116,8 @@ impl Turn<'_> {
     ///
     /// It is undone only where it is proven that it had not succeeded: confirm-rollout is wired
     /// (it opened this deployment, and no rollout was seen to begin without one since) and would have
-    /// come first, or the restart of the analysis was noted. Otherwise a lost success looks the same, and undoing a live revision is worse.
+    /// come first, or the restart of the analysis was noted. Otherwise a lost success looks the same,
+    /// and undoing a live revision is worse.
     pub(super) fn supersede(&mut self, id: DeploymentId) {
         let Some(deployment) = self.deployment(id) else { return };
         let confirmed = deployment.opening.is_some() && !deployment.start_noted;
