@@ -57,6 +57,8 @@ impl Engine {
         let waited = entry.waiters.keys();
         let (reply, delivered) =
             self.carry_out(&id, &entry, &mut streams, command, &by, &mut slot, &outputs, &waited).await?;
+        // Before anybody hears of the end that it is free for: whoever does may ask who runs, or call again.
+        drop(slot);
         let mut unheard = self.wake(&entry, &streams, &waited);
         // A call that hung up while it stood in line for this lock, or while this was committed, was
         // given a kept result all the same. One that hangs up from here on, before its answer is
@@ -71,7 +73,8 @@ impl Engine {
             tracing::warn!(stream = %id, why, "a result that nobody heard counts as delivered until this is recorded");
         }
         let waiter = match reply {
-            // Of one that is gone the place would outlast the lock by a moment, and what ends then would count as heard.
+            // Of one that is gone the place would outlast the lock by a moment, and what ends then would
+            // count as heard.
             Reply::Wait(key) if !gone => Some(entry.waiters.join(id.source, key)),
             _ => None,
         };
