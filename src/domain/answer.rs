@@ -18,7 +18,7 @@ pub fn gate(deployment: &Deployment, hook: Hook, end: &PassEnd) -> Answer {
             (Verdict::Rejected, format!("stage {stage} {}", run.map_or_else(String::new, |run| how(run))))
         }
         PassEnd::Interrupted { stage } => {
-            let again = if hook == Hook::PostRollout && deployment.is_live() {
+            let again = if hook == Hook::PostRollout && deployment.post_rollout_due() {
                 "it runs again when Stagehook starts"
             } else {
                 "call again"

@@ -350,9 +350,9 @@ impl Deployment {
         self.end().is_none() || self.alive().next().is_some() || self.post_rollout_due()
     }
 
-    /// Whether its post-rollout stages were called for again after its end, and are not through. No
-    /// call will ask for them once more.
-    fn post_rollout_due(&self) -> bool {
+    /// Whether its post-rollout stages were called for and are not through, be it after its end: they
+    /// wait, run, or were cut and may run again. No call will ask for them once more.
+    pub fn post_rollout_due(&self) -> bool {
         let hook = Hook::PostRollout;
         let due = |pass: &Pass| match &pass.end {
             None => true,

@@ -20,7 +20,7 @@ use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Source, StreamId};
 use crate::domain::pipeline::Stage;
 use crate::domain::record::{Actor, EndState, Event, Fact, Purpose};
-use crate::domain::state::Stream;
+use crate::domain::state::{Deployment, Stream};
 use crate::ledger::{Append, AppendError};
 
 /// What came of a turn.
@@ -411,7 +411,7 @@ fn is_taken_up(stream: &Stream, key: WaitKey) -> bool {
     match key {
         WaitKey::Replay(_) => true,
         WaitKey::Hook(id, hook) => {
-            hook == Hook::PostRollout && stream.get(id).is_some_and(|told| told.promoted && told.is_live())
+            hook == Hook::PostRollout && stream.get(id).is_some_and(Deployment::post_rollout_due)
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rusqlite::Connection;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -20,14 +19,6 @@ fn about(name: &str, phase: &str) -> Value {
 
 fn time(line: &str) -> Timestamp {
     field(line, "timestamp").unwrap().parse().unwrap()
-}
-
-/// Keeps the ledger from being written until it is dropped: a decision that is made meanwhile stays in its commit,
-/// and holds its application's lock.
-fn hold_the_ledger(world: &World) -> Connection {
-    let other = Connection::open(world.path().join("data/stagehook.db")).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    other
 }
 
 #[tokio::test]
@@ -264,7 +255,7 @@ async fn a_call_that_hangs_up_before_its_turn_does_not_take_the_result_along() {
     world.server().logged_times("hung up", 1).await;
     gate.open().await;
     world.server().logged("stage finished").await;
-    let ledger = hold_the_ledger(&world);
+    let ledger = world.hold_the_ledger();
     // Whichever of the two comes first: the one that hangs up does so before its result is committed.
     let event = client.hold_flagger("event", "Progressing", "a1");
     let body = flagger("Progressing", "a1").to_string();

@@ -18,15 +18,14 @@ async fn what_cannot_be_recorded_is_not_started() {
     let world = world().await;
     let client = world.client();
     client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
-    let other = open(&world, OpenFlags::SQLITE_OPEN_READ_WRITE);
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let other = world.hold_the_ledger();
     let (refused, ready) = tokio::join!(client.flagger("rollout", "Progressing", "a1"), client.get("/readyz"));
     let refused = refused.expect(503);
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     ready.expect(503);
     client.get("/healthz").await.expect(200);
     assert_eq!(world.starts(), ["migrate"]);
-    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
     client.get("/readyz").await.expect(200);
     client.flagger("rollout", "Progressing", "a1").await.expect(200);
     assert_eq!(world.starts(), ["migrate", "smoke"]);
@@ -40,8 +39,7 @@ async fn an_end_that_cannot_be_recorded_yet_is_recorded_later_and_answered_only_
     let mut gate = world.gate("migrate");
     let held = client.hold_flagger("pre-rollout", "Progressing", "a1");
     gate.entered().await;
-    let other = open(&world, OpenFlags::SQLITE_OPEN_READ_WRITE);
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let other = world.hold_the_ledger();
     gate.open().await;
     // The script is over when its last line is there; its end is not in the ledger.
     crate::support::poll::poll_until("the script is over", || async {
@@ -49,7 +47,7 @@ async fn an_end_that_cannot_be_recorded_yet_is_recorded_later_and_answered_only_
     })
     .await;
     assert!(held.is_held());
-    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
     held.answer().await.expect(200);
     world.verify();
 }
@@ -61,12 +59,11 @@ async fn a_held_call_is_told_that_the_ledger_cannot_be_written_and_the_next_gets
     let mut gate = world.gate("migrate");
     let held = client.hold_flagger("pre-rollout", "Progressing", "a1");
     gate.entered().await;
-    let other = open(&world, OpenFlags::SQLITE_OPEN_READ_WRITE);
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let other = world.hold_the_ledger();
     gate.open().await;
     let refused = held.answer().await.expect(503);
     assert!(refused.text.contains("ledger can't be written"), "{refused:?}");
-    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
     client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
     assert_eq!(world.starts(), ["migrate"]);
     world.verify();

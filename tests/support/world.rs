@@ -137,6 +137,14 @@ impl World {
         config
     }
 
+    /// Keeps the ledger from being written until it is dropped: a decision that is made meanwhile stays in its
+    /// commit, and holds its application's lock.
+    pub fn hold_the_ledger(&self) -> rusqlite::Connection {
+        let other = rusqlite::Connection::open(self.path().join("data/stagehook.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        other
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }

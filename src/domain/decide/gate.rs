@@ -9,7 +9,6 @@ use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::pass::{Next, PassEnd};
 use crate::domain::pipeline::{OnFailure, Work};
 use crate::domain::record::{EndState, Ending, Event, Outcome, Purpose, Reason};
-use crate::domain::state::Standing;
 
 impl Turn<'_> {
     /// The gate of one hook in one deployment.
@@ -117,14 +116,12 @@ impl Turn<'_> {
         let outcome = ending.outcome;
         self.emit(id, Event::StageFinished { run, ending, awaited: waited.contains(&key) });
         let Some(deployment) = self.deployment(id) else { return Reply::Nothing };
-        match (&deployment.standing, purpose) {
-            (Standing::RollingBack { .. }, _) => self.go_on_replaying(id),
-            (Standing::Ended(_) | Standing::Progressing, Purpose::Forward { hook, .. }) => {
-                self.after_forward(id, hook, outcome);
-            }
-            (Standing::Ended(_) | Standing::Progressing, Purpose::Rollback { .. }) => {}
+        if let Purpose::Forward { hook, .. } = purpose
+            && !deployment.is_rolling_back()
+        {
+            self.after_forward(id, hook, outcome);
         }
-        // A replay may have waited for this run of another deployment to be dead.
+        // Its own replay, or another deployment's, may have waited for this run to be dead.
         self.go_on_replaying_all();
         if self.deployment(id).is_some_and(|d| !d.is_live()) {
             self.actions.push(Action::Unblocked);
@@ -158,8 +155,7 @@ impl Turn<'_> {
         };
         if hook == Hook::PostRollout && deployment.promoted {
             // Cut, and to run again: it is not through, and stays live for the next start to take up.
-            let cut = matches!(end, PassEnd::Interrupted { .. });
-            if cut && deployment.end().is_none() && matches!(deployment.next_on(hook, 0), Next::Run(_)) {
+            if deployment.end().is_none() && deployment.post_rollout_due() {
                 return;
             }
             let reason = (end != PassEnd::Approved).then_some(Reason::PostRolloutFailed);
