@@ -12,6 +12,8 @@ pub mod pass;
 pub mod pipeline;
 pub mod record;
 pub mod replay;
+#[cfg(test)]
+pub(crate) mod sample;
 pub mod span;
 pub mod state;
 pub mod summary;

@@ -1,7 +1,7 @@
 //! Moments that can't be brought about from outside: a commit in doubt, another writer in between. No script runs
 //! here: what stages have done is written into the ledger beside the engine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,9 @@ use crate::domain::call::{Call, Command, Says, Tells, Verdict, WaitKey};
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Revision, Source, StreamId};
-use crate::domain::pipeline::{
-    OnFailure, OnInterrupt, OnSupersede, Pipeline, Repeat, RollbackPolicy, Script, Stage, Work,
-};
+use crate::domain::pipeline::Pipeline;
 use crate::domain::record::{About, Actor, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose};
+use crate::domain::sample;
 use crate::domain::span::Span;
 use crate::domain::state::Stream;
 use crate::executor::{self, Executor};
@@ -104,26 +103,7 @@ fn revision(number: u64) -> Option<Revision> {
 }
 
 fn pipeline() -> Pipeline {
-    let script = Script {
-        shell: vec!["/bin/sh".into(), "-c".into()],
-        run: vec!["exit 3".into()],
-        on_rollback: Vec::new(),
-        env: BTreeMap::new(),
-        timeout: Span::from_secs(60),
-        retries: 0,
-        repeat: Repeat::RetryFailed,
-        on_interrupt: OnInterrupt::Rerun,
-    };
-    Pipeline {
-        name: "podinfo".into(),
-        file: "podinfo.yaml".into(),
-        directory: "/".into(),
-        labels: BTreeMap::new(),
-        rollback: RollbackPolicy::default(),
-        on_supersede: OnSupersede::Rollback,
-        on_failure: OnFailure::Wait,
-        stages: vec![Stage { id: "migrate".parse().unwrap(), work: Work::Script { hook: Hook::PreRollout, script } }],
-    }
+    sample::pipeline(vec![sample::failing_script("migrate", Hook::PreRollout)])
 }
 
 fn opened(number: u64) -> Event {

@@ -24,8 +24,9 @@ use crate::config::catalog::Catalog;
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{StageId, StreamId};
-use crate::domain::pipeline::{OnFailure, OnInterrupt, OnSupersede, Pipeline, Repeat, Script, Stage, Work};
+use crate::domain::pipeline::{Pipeline, Repeat, Stage, Work};
 use crate::domain::record::{About, Actor, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Record};
+use crate::domain::sample;
 use crate::domain::span::Span;
 use crate::domain::state::Stream;
 use crate::engine::{self, Engine};
@@ -140,33 +141,12 @@ fn run() -> RunId {
 }
 
 fn pipeline() -> Pipeline {
-    let script = Script {
-        shell: vec!["/bin/sh".into(), "-c".into()],
-        run: vec!["exit 3".into()],
-        on_rollback: Vec::new(),
-        env: std::collections::BTreeMap::new(),
-        timeout: Span::from_secs(60),
-        retries: 0,
-        repeat: Repeat::RetryFailed,
-        on_interrupt: OnInterrupt::Rerun,
-    };
-    Pipeline {
-        name: "podinfo".into(),
-        file: "podinfo.yaml".into(),
-        directory: "/".into(),
-        labels: std::collections::BTreeMap::new(),
-        rollback: crate::domain::pipeline::RollbackPolicy::default(),
-        on_supersede: OnSupersede::Rollback,
-        on_failure: OnFailure::Wait,
-        stages: vec![
-            Stage { id: stage("migrate"), work: Work::Script { hook: Hook::PreRollout, script } },
-            Stage {
-                id: stage("settle"),
-                work: Work::Wait { hook: Hook::Rollout, duration: Span::from_secs(3600), repeat: Repeat::RetryFailed },
-            },
-            Stage { id: stage("canary"), work: Work::External { name: "K8S_CANARY_ROLLOUT".into() } },
-        ],
-    }
+    let wait = Work::Wait { hook: Hook::Rollout, duration: Span::from_secs(3600), repeat: Repeat::RetryFailed };
+    sample::pipeline(vec![
+        sample::failing_script("migrate", Hook::PreRollout),
+        Stage { id: stage("settle"), work: wait },
+        Stage { id: stage("canary"), work: Work::External { name: "K8S_CANARY_ROLLOUT".into() } },
+    ])
 }
 
 fn stage(id: &str) -> StageId {
