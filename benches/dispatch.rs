@@ -122,12 +122,8 @@ async fn call(engine: &Engine) {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let name = format!("bench/app-{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let stream = StreamId { source: Source::Generic, application: name.parse().unwrap() };
-    let call = Call {
-        hook: Hook::Rollout,
-        says: Says::Forward { revision: Some("v1".parse().unwrap()) },
-        payload: Payload::default(),
-        about: About::default(),
-    };
+    let says = Says::Forward { revision: Some("v1".parse().unwrap()) };
+    let call = Call::new(Source::Generic, Hook::Rollout, says, Payload::default(), About::default());
     let told = engine.call(stream, call, Actor("bench".into()), None).await;
     assert!(matches!(&told, Told::Answer(answer) if answer.verdict == Verdict::Approved), "{told:?}");
 }
@@ -156,6 +152,7 @@ async fn engine(folder: &Path, executor: Executor) -> Engine {
         stale_after: Duration::from_secs(24 * 60 * 60),
         inherited: Vec::new(),
         observer: Arc::new(|_| {}),
+        reporter: None,
         owner: Owner { instance: "bench".into(), boot: "bench".into() },
     };
     let ledger = Ledger::open(&folder.join("ledger.db")).unwrap();

@@ -190,12 +190,12 @@ fn faults_of_a_file() {
         ],
     );
     expect(
-        "sources: {generic: {enabled: yes, status: {rejected: 200}}, github: {}}\n",
+        "sources: {generic: {enabled: yes, status: {rejected: 200}}, gitlab: {}}\n",
         &[],
         &[
             "1:30 enabled must be true or false, and this is \"yes\"",
             "1:54 rejected must be a whole number from 400 to 599, and this is \"200\"",
-            "1:61 unknown key \"github\" in sources; known are flagger, generic",
+            "1:61 unknown key \"gitlab\" in sources; did you mean \"github\"?",
         ],
     );
     expect(

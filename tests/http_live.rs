@@ -118,6 +118,7 @@ async fn engine(folder: &Path) -> Engine {
         stale_after: Duration::from_secs(3600),
         inherited: std::env::var("PATH").map(|path| ("PATH".to_owned(), path)).into_iter().collect(),
         observer: Arc::new(|_| {}),
+        reporter: None,
         owner: Owner { instance: "test".into(), boot: "1".into() },
     };
     let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
@@ -152,6 +153,7 @@ async fn open_deployment(ledger: &Ledger, folder: &Path) {
     let event = Event::Opened {
         hook: Hook::PreRollout,
         revision: Some("7d7b".parse().unwrap()),
+        rollout: None,
         under: None,
         opening: None,
         pipeline: hash.clone(),

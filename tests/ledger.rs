@@ -72,6 +72,7 @@ fn deployment(stream: &StreamId, expected: u64, n: u128, state: State, live: boo
     let opened = Event::Opened {
         hook: Hook::PreRollout,
         revision: None,
+        rollout: None,
         under: None,
         opening: None,
         pipeline: PipelineHash::of(PIPELINE),

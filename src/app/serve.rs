@@ -146,6 +146,7 @@ fn engine_settings(settings: &Settings, environment: &Environment, metrics: &Arc
         stale_after: settings.stale_after.0,
         inherited,
         observer: Arc::new(move |ended| metrics.run_ended(ended.is_rollback, ended.outcome, ended.took)),
+        reporter: None,
         owner: Owner { instance: instance(), boot: clock::mint(clock::now()).run().to_string() },
     }
 }
@@ -157,12 +158,10 @@ fn instance() -> String {
 fn http_settings(settings: &Settings, secrets: Secrets) -> http::Settings {
     let text = |value: &crate::config::secret::SecretValue| String::from_utf8_lossy(value.expose()).into_owned();
     let mut credentials = secrets.sources;
-    let mut source = |source: Source| {
-        let defaults = http::SourceSettings::default();
-        let Some(settings) = settings.sources.get(&source) else { return defaults };
-        http::SourceSettings {
+    let source = |(source, settings): (&Source, &settings::SourceSettings)| {
+        let settings = http::SourceSettings {
             enabled: settings.enabled,
-            credentials: match credentials.remove(&source) {
+            credentials: match credentials.remove(source) {
                 None | Some(settings::Credentials::None) => Credentials::None,
                 Some(settings::Credentials::Basic { username, password }) => {
                     Credentials::Basic { username, password: text(&password) }
@@ -177,9 +176,10 @@ fn http_settings(settings: &Settings, secrets: Secrets) -> http::Settings {
             respond_within: settings.respond_within.map(|span| span.0),
             max_body: usize::try_from(settings.max_body).unwrap_or(usize::MAX),
             statuses: Statuses { rejected: status(settings.rejected), pending: status(settings.pending) },
-        }
+        };
+        (*source, settings)
     };
-    let (flagger, generic) = (source(Source::Flagger), source(Source::Generic));
+    let sources = settings.sources.iter().map(source).collect();
     let api_tokens = secrets
         .api_tokens
         .iter()
@@ -192,7 +192,7 @@ fn http_settings(settings: &Settings, secrets: Secrets) -> http::Settings {
             },
         })
         .collect();
-    http::Settings { flagger, generic, api_tokens, ..http::Settings::default() }
+    http::Settings { sources, api_tokens, ..http::Settings::default() }
 }
 
 /// A status that the settings have checked.

@@ -18,6 +18,12 @@ use super::view::{self, Verdict};
 
 /// Calls a hook and shows the answer. Only `approved` is a yes.
 pub(super) async fn send(args: &SendArgs, target: &Target, out: &mut Out) -> Result<(), Failure> {
+    if matches!(args.source, Source::Github | Source::Flux | Source::Loadtester) {
+        return Err(Failure::Usage(format!(
+            "{} sends payloads of its own, which this command can't make up; its page in docs/ shows how to play one",
+            args.source
+        )));
+    }
     if args.hook == "event" && args.source != Source::Flagger {
         return Err(Failure::Usage("only flagger sends the hook event".into()));
     }
@@ -95,11 +101,13 @@ fn payload(args: &SendArgs) -> Value {
             set("phase", Some(args.phase.as_deref().unwrap_or_else(|| phase(&args.hook)).into()));
             set("checksum", revision);
         }
-        Source::Generic => {
+        Source::Generic | Source::Argocd | Source::ArgoRollouts => {
             set("cluster", application.cluster.as_ref().map(|cluster| cluster.as_str().into()));
             set("revision", revision);
             set("deployment", args.deployment.map(|deployment| deployment.to_string().into()));
         }
+        // Refused above: these say in their own payload which hook is meant.
+        Source::Github | Source::Flux | Source::Loadtester => {}
     }
     set("metadata", (!metadata.is_empty()).then_some(Value::Object(metadata)));
     body

@@ -18,13 +18,21 @@ use super::yaml::{Node, Value};
 use Shape::{Leaf, List, Map};
 
 const SECRET: Shape = Map(&[("fromFile", Leaf), ("fromEnv", Leaf)]);
+const AUTH_SHAPE: Shape =
+    Map(&[("type", Leaf), ("username", Leaf), ("password", SECRET), ("tokens", List), ("secrets", List)]);
 const SOURCE: Shape = Map(&[
     ("enabled", Leaf),
-    ("auth", Map(&[("type", Leaf), ("username", Leaf), ("password", SECRET), ("tokens", List), ("secrets", List)])),
+    ("auth", AUTH_SHAPE),
     ("respondWithin", Leaf),
     ("maxBody", Leaf),
     ("status", Map(&[("rejected", Leaf), ("pending", Leaf)])),
 ]);
+
+/// Of a source whose callers don't wait for the verdict.
+const EVENTS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH_SHAPE), ("maxBody", Leaf)]);
+
+/// Of Argo Rollouts, which reads the verdict in the body.
+const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH_SHAPE), ("respondWithin", Leaf), ("maxBody", Leaf)]);
 
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
@@ -45,7 +53,18 @@ pub(super) const SHAPE: Shape = Map(&[
             ("workDir", Leaf),
         ]),
     ),
-    ("sources", Map(&[("flagger", SOURCE), ("generic", SOURCE)])),
+    (
+        "sources",
+        Map(&[
+            ("flagger", SOURCE),
+            ("generic", SOURCE),
+            ("github", EVENTS),
+            ("argocd", SOURCE),
+            ("argo-rollouts", METRICS),
+            ("flux", EVENTS),
+            ("loadtester", EVENTS),
+        ]),
+    ),
     ("api", Map(&[("tokens", List)])),
     ("log", Map(&[("format", Leaf), ("level", Leaf)])),
 ]);
@@ -229,15 +248,22 @@ fn source(
                 None
             }
         };
-    let respond_within = fields.span("respondWithin", faults);
+    let gates = answers_gates(source);
+    let respond_within = if gates { fields.span("respondWithin", faults) } else { None };
     let max_body = required(fields, "maxBody", faults, size);
-    let status = section(fields, "status", faults, |fields, faults| {
-        let mut status = |name| {
-            let number = required(fields, name, faults, |fields, name, faults| fields.number(name, 400..=599, faults));
-            number.and_then(|number| u16::try_from(number).ok())
-        };
-        Some((status("rejected"), status("pending")))
-    });
+    let status = if gates && source != Source::ArgoRollouts {
+        section(fields, "status", faults, |fields, faults| {
+            let mut status = |name| {
+                let number =
+                    required(fields, name, faults, |fields, name, faults| fields.number(name, 400..=599, faults));
+                number.and_then(|number| u16::try_from(number).ok())
+            };
+            Some((status("rejected"), status("pending")))
+        })
+    } else {
+        // Never rendered: these callers wait for no verdict, or read it in the body of a 200.
+        Some((Some(501), Some(503)))
+    };
     let (rejected, pending) = status?;
     let auth = match auth {
         Some(None) => return None,
@@ -252,6 +278,14 @@ fn source(
         rejected: rejected?,
         pending: pending?,
     })
+}
+
+/// Whether callers of this source wait for a verdict.
+const fn answers_gates(source: Source) -> bool {
+    match source {
+        Source::Flagger | Source::Generic | Source::Argocd | Source::ArgoRollouts => true,
+        Source::Github | Source::Flux | Source::Loadtester => false,
+    }
 }
 
 fn auth(source: Source, node: &Node, faults: &mut Vec<Diagnostic>) -> Option<Auth> {

@@ -18,7 +18,8 @@ pub fn gate(deployment: &Deployment, hook: Hook, end: &PassEnd) -> Answer {
             (Verdict::Rejected, format!("stage {stage} {}", run.map_or_else(String::new, |run| how(run))))
         }
         PassEnd::Interrupted { stage } => {
-            let again = if hook == Hook::PostRollout && deployment.post_rollout_due() {
+            let unattended = deployment.pass(hook).is_some_and(|pass| pass.unattended);
+            let again = if unattended || hook == Hook::PostRollout && deployment.post_rollout_due() {
                 "it runs again when Stagehook starts"
             } else {
                 "call again"

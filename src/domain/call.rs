@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
-use super::names::{Revision, StageId};
+use super::names::{Revision, RolloutId, Source, StageId};
 use super::record::{About, Ending, Payload};
 
-pub use super::record::Before;
+pub use super::record::{Before, CallKey, ReportTo};
 
 /// One authenticated call of a source, in the core's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +21,24 @@ pub struct Call {
     pub payload: Payload,
     /// Who and why, where the body says so.
     pub about: About,
+    /// Who calls. A generic rollback may be decided in the stream of another source.
+    pub source: Source,
+    /// The caller's own id of the rollout: it says which deployment is meant before any revision does.
+    pub rollout: Option<RolloutId>,
+    /// The name of this very call: repeated, it is answered from the ledger and runs nothing.
+    pub key: Option<CallKey>,
+    /// Where the outcome is to be told once it is known, beside the answer.
+    pub report: Option<ReportTo>,
+    /// Nobody holds the connection until the verdict, and nobody asks again: never refused for load, and
+    /// taken up again at the next start.
+    pub unattended: bool,
+}
+
+impl Call {
+    /// A plain call: it names no rollout and no key, its caller waits for the verdict and asks again.
+    pub const fn new(source: Source, hook: Hook, says: Says, payload: Payload, about: About) -> Self {
+        Self { hook, says, payload, about, source, rollout: None, key: None, report: None, unattended: false }
+    }
 }
 
 /// What a call means. Each source's adapter translates its dialect into one of these.
@@ -42,6 +60,17 @@ pub enum Says {
     Succeeded {
         /// What was rolled out.
         revision: Option<Revision>,
+    },
+    /// The caller found once more that what it rolled out is in place. Told again and again: of a rollout
+    /// that has ended it is only noted.
+    Reconciled {
+        /// What is rolled out.
+        revision: Option<Revision>,
+    },
+    /// The caller went back to an earlier revision: the newest rollout that is not of it is undone.
+    Reverted {
+        /// What it went back to.
+        to: Option<Revision>,
     },
     /// The rollout failed.
     Failed {
@@ -112,6 +141,15 @@ pub enum Command {
         ending: Ending,
         /// The keys that calls wait on right now.
         waited: Vec<WaitKey>,
+    },
+    /// The outcome of a call was told where the caller wanted it, or never can be.
+    Reported {
+        /// The deployment.
+        deployment: DeploymentId,
+        /// Which of its reports.
+        report: u32,
+        /// Why it can't be told, where it can't.
+        problem: Option<String>,
     },
     /// Every call that waited for a result hung up while it was committed as delivered.
     Unheard {

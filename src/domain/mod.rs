@@ -12,6 +12,7 @@ pub mod pass;
 pub mod pipeline;
 pub mod record;
 pub mod replay;
+pub mod report;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod span;

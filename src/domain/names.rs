@@ -124,6 +124,12 @@ name_type!(
     &[]
 );
 name_type!(
+    /// The caller's own id of one rollout: GitHub's deployment, Argo CD's operation.
+    RolloutId,
+    "rollout id",
+    &[]
+);
+name_type!(
     /// The id of a stage in its pipeline.
     StageId,
     "stage id",
@@ -188,17 +194,33 @@ pub enum Source {
     Flagger,
     /// Any caller that can POST a small JSON document.
     Generic,
+    /// GitHub's webhooks.
+    Github,
+    /// Argo CD's hook Jobs and notifications.
+    Argocd,
+    /// Argo Rollouts' web metrics and notifications.
+    ArgoRollouts,
+    /// Flux's notification controller.
+    Flux,
+    /// Callers of Flagger's load tester, which is stood in for.
+    Loadtester,
 }
 
 impl Source {
     /// Every source there is.
-    pub const ALL: [Self; 2] = [Self::Flagger, Self::Generic];
+    pub const ALL: [Self; 7] =
+        [Self::Flagger, Self::Generic, Self::Github, Self::Argocd, Self::ArgoRollouts, Self::Flux, Self::Loadtester];
 
     /// As it is written in paths, settings and the ledger.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Flagger => "flagger",
             Self::Generic => "generic",
+            Self::Github => "github",
+            Self::Argocd => "argocd",
+            Self::ArgoRollouts => "argo-rollouts",
+            Self::Flux => "flux",
+            Self::Loadtester => "loadtester",
         }
     }
 }
@@ -213,10 +235,10 @@ impl FromStr for Source {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|source| source.as_str() == text)
-            .ok_or_else(|| InvalidName::new("source", format!("{text:?} is none of flagger, generic")))
+        Self::ALL.into_iter().find(|source| source.as_str() == text).ok_or_else(|| {
+            let known = Self::ALL.map(Self::as_str).join(", ");
+            InvalidName::new("source", format!("{text:?} is none of {known}"))
+        })
     }
 }
 

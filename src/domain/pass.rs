@@ -16,6 +16,8 @@ pub struct Pass {
     pub number: u32,
     /// The payload of the call that began it.
     pub payload: Arc<Payload>,
+    /// Whether its call waits for no verdict, and comes once only.
+    pub unattended: bool,
     /// The index in the pipeline from which it goes on.
     pub cursor: usize,
     /// The run that it waits for.
@@ -45,8 +47,8 @@ pub enum PassEnd {
 
 impl Pass {
     /// A pass that has started nothing yet.
-    pub fn new(number: u32, payload: Payload) -> Self {
-        Self { number, payload: Arc::new(payload), cursor: 0, running: None, end: None, delivered: false }
+    pub fn new(number: u32, payload: Payload, unattended: bool) -> Self {
+        Self { number, payload: Arc::new(payload), unattended, cursor: 0, running: None, end: None, delivered: false }
     }
 }
 

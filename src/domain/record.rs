@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::call::Verdict;
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
-use super::names::{Revision, StageId};
+use super::names::{Revision, RolloutId, StageId};
 use super::pipeline::PipelineHash;
 
 /// One fact of a stream, numbered by the ledger.
@@ -59,6 +60,9 @@ pub enum Event {
         hook: Hook,
         /// What is rolled out, where the caller said so.
         revision: Option<Revision>,
+        /// The caller's own id of this rollout, where it said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollout: Option<RolloutId>,
         /// The checksum that Flagger's confirm-rollout carried: that of the revision before.
         under: Option<Revision>,
         /// What its phase said, where it was Flagger's confirm-rollout that opened it.
@@ -77,6 +81,40 @@ pub enum Event {
         /// That revision.
         revision: Revision,
     },
+    /// The deployment learned by which id its caller knows it.
+    RolloutNamed {
+        /// That id.
+        rollout: RolloutId,
+    },
+    /// A call that named itself was answered for this deployment.
+    KeySeen {
+        /// Its hook.
+        hook: Hook,
+        /// Its name.
+        key: CallKey,
+    },
+    /// A call wants its outcome told elsewhere, too.
+    ReportWanted {
+        /// Which report of this deployment: 1, 2, …
+        report: u32,
+        /// The call's hook.
+        hook: Hook,
+        /// Where to.
+        to: ReportTo,
+        /// What is told of: the replay, else the stages of the hook.
+        replay: bool,
+        /// What is to be told, where it was known at once.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        known: Option<Finding>,
+    },
+    /// That was done, or is given up.
+    ReportSent {
+        /// Which report.
+        report: u32,
+        /// Why it was given up.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
     /// A call that set the stages of a hook going: the beginning of a pass over them.
     Called {
         /// Which hook.
@@ -88,6 +126,9 @@ pub enum Event {
         /// What the call says of who and why: it fills what no call before has said.
         #[serde(default, skip_serializing_if = "About::is_empty")]
         about: About,
+        /// Whether nobody waits for its verdict and nobody will ask again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unattended: bool,
     },
     /// A run begins. Durable before its process exists.
     StageStarted {
@@ -176,6 +217,31 @@ pub enum Event {
         /// In one line.
         message: String,
     },
+}
+
+/// The name that a caller gives one call, so that its repetition can be told from another call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallKey {
+    /// The name: an `Idempotency-Key`, a delivery's id.
+    pub id: String,
+    /// When it was signed, in seconds since 1970, where the signature says so. A caller that tries again signs
+    /// again: the very same call, after it was answered, is a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<i64>,
+}
+
+/// Where a caller wants the outcome of its call told. Only the adapter of its source understands it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReportTo(pub serde_json::Value);
+
+/// What is told in a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// In one line.
+    pub message: String,
 }
 
 /// What Flagger's phase in a confirm-rollout says of the rollout before it.

@@ -8,12 +8,14 @@ use jiff::Timestamp;
 
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
-use super::names::{Revision, StageId, StreamId};
+use super::names::{Revision, RolloutId, StageId, StreamId};
 use super::pass::{Next, Pass, PassEnd};
 use super::pipeline::{Pipeline, PipelineHash};
 use super::record::{
-    About, Actor, Before, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason, Record, Skipped,
+    About, Actor, Before, CallKey, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason, Record,
+    Skipped,
 };
+use super::report::Report;
 use super::summary::{State, Summary};
 
 /// One source's word about one application, as far back as it matters.
@@ -64,7 +66,9 @@ impl Stream {
     /// Takes in the fact that a deployment was opened.
     pub fn open(&mut self, seq: u64, id: DeploymentId, fact: &Fact, pipeline: Arc<Pipeline>) {
         self.head = self.head.max(seq);
-        if let Event::Opened { hook, revision, under, opening, pipeline: hash, about, question_asked } = &fact.event {
+        if let Event::Opened { hook, revision, rollout, under, opening, pipeline: hash, about, question_asked } =
+            &fact.event
+        {
             self.question_asked |= question_asked;
             let at = self.deployments.partition_point(|d| d.opened_seq < seq);
             self.deployments.insert(
@@ -77,6 +81,7 @@ impl Stream {
                     opened_hook: *hook,
                     updated_at: fact.at,
                     revision: revision.clone(),
+                    rollout: rollout.clone(),
                     under: under.clone(),
                     opening: *opening,
                     pipeline,
@@ -92,6 +97,8 @@ impl Stream {
                     passes: Vec::new(),
                     replay: None,
                     runs: Vec::new(),
+                    keys: Vec::new(),
+                    reports: Vec::new(),
                 },
             );
         }
@@ -179,6 +186,8 @@ pub struct Deployment {
     pub updated_at: Timestamp,
     /// What it rolls out, once known.
     pub revision: Option<Revision>,
+    /// By which id its caller knows it, once told.
+    pub rollout: Option<RolloutId>,
     /// The checksum that it was opened under.
     pub under: Option<Revision>,
     /// What Flagger's phase said in the confirm-rollout that opened it, where one did.
@@ -209,6 +218,10 @@ pub struct Deployment {
     pub replay: Option<Replay>,
     /// Every run, oldest first.
     pub runs: Vec<Arc<Run>>,
+    /// The calls that named themselves and were answered for it.
+    pub keys: Vec<(Hook, CallKey)>,
+    /// What its callers want to be told elsewhere.
+    pub reports: Vec<Report>,
 }
 
 /// Where a deployment stands.
@@ -345,8 +358,13 @@ impl Deployment {
         }
     }
 
-    /// Whether anything may still happen to it by itself.
+    /// Whether anything may still happen to it by itself, be it that an outcome is told.
     pub fn is_live(&self) -> bool {
+        self.is_busy() || self.reports.iter().any(|report| !report.is_over())
+    }
+
+    /// Whether something of it may still run.
+    pub fn is_busy(&self) -> bool {
         self.end().is_none() || self.alive().next().is_some() || self.post_rollout_due()
     }
 
@@ -402,10 +420,13 @@ impl Deployment {
                 // Of whatever analysis was begun again before: it is that one's.
                 self.restart_noted = false;
             }
-            Event::Called { hook, pass, payload, about } => {
+            Event::RolloutNamed { rollout } => self.rollout = Some(rollout.clone()),
+            Event::KeySeen { hook, key } => self.keys.push((*hook, key.clone())),
+            Event::ReportWanted { .. } | Event::ReportSent { .. } => self.take_report(&fact.event),
+            Event::Called { hook, pass, payload, about, unattended } => {
                 self.about.fill(about);
                 self.passes.retain(|(of, _)| of != hook);
-                self.passes.push((*hook, Pass::new(*pass, payload.clone())));
+                self.passes.push((*hook, Pass::new(*pass, payload.clone(), *unattended)));
             }
             Event::StageStarted { run, stage, purpose, until, owner } => {
                 if let Purpose::Forward { hook, .. } = purpose
@@ -521,7 +542,8 @@ impl Deployment {
                 if let Some(pass) = self.pass_mut(hook) {
                     pass.running = None;
                     pass.cursor = index + 1;
-                    pass.delivered = awaited && end.is_some();
+                    // Of one that nobody waits for the outcome is read elsewhere; no later call is owed it.
+                    pass.delivered = (awaited || pass.unattended) && end.is_some();
                     pass.end = end;
                 }
             }

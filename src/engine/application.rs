@@ -141,7 +141,7 @@ impl Entry {
         let mut lives = self.lives();
         let old = std::mem::take(&mut *lives);
         for (source, stream) in &streams.by_source {
-            for deployment in stream.deployments.iter().filter(|d| d.is_live()) {
+            for deployment in stream.deployments.iter().filter(|d| d.is_busy()) {
                 let before = old.iter().find(|life| life.id == deployment.id).map(|life| life.seen);
                 let current = stream.current().is_some_and(|current| current.id == deployment.id);
                 let now = called.filter(|(of, _)| of == source && current).map(|(_, now)| now);

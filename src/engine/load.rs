@@ -36,6 +36,8 @@ pub fn named(command: &Command) -> Option<Named<'_>> {
             Says::Opening { .. }
             | Says::Forward { .. }
             | Says::Succeeded { .. }
+            | Says::Reconciled { .. }
+            | Says::Reverted { .. }
             | Says::Question { .. }
             | Says::Event { .. } => None,
         },
@@ -43,6 +45,7 @@ pub fn named(command: &Command) -> Option<Named<'_>> {
         | Command::Granted { deployment, .. }
         | Command::GrantedReplay { deployment }
         | Command::SignalTimedOut { deployment }
+        | Command::Reported { deployment, .. }
         | Command::Unheard { key: WaitKey::Hook(deployment, _) | WaitKey::Replay(deployment) } => {
             Some(Named::Deployment(*deployment))
         }

@@ -10,6 +10,7 @@ mod drain;
 mod job;
 mod load;
 mod recovery;
+pub mod report;
 mod runs;
 mod slots;
 mod stale;
@@ -18,7 +19,7 @@ mod tests;
 mod turn;
 mod waiters;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::application::Applications;
+use self::report::Reporter;
 use self::runs::Live;
 use self::slots::Slots;
 use self::turn::Turned;
@@ -66,6 +68,8 @@ pub struct Settings {
     pub inherited: Vec<(String, String)>,
     /// Told of the end of every run, once it is durable.
     pub observer: Arc<dyn Fn(RunEnded) + Send + Sync>,
+    /// Who tells outcomes where callers want them told.
+    pub reporter: Option<Arc<dyn Reporter>>,
     /// Who runs what is started here.
     pub owner: Owner,
 }
@@ -132,6 +136,8 @@ struct Inner {
     live: Mutex<BTreeMap<RunId, Live>>,
     /// The passes and replays that are in line for a slot.
     tickets: Mutex<BTreeMap<WaitKey, CancellationToken>>,
+    /// The reports that are under way.
+    telling: Mutex<BTreeSet<(DeploymentId, u32)>>,
     draining: AtomicBool,
     /// How many runs have no finish record yet: what a drain waits for.
     unfinished: watch::Sender<usize>,
@@ -157,6 +163,7 @@ impl Engine {
             slots,
             live: Mutex::default(),
             tickets: Mutex::default(),
+            telling: Mutex::default(),
             draining: AtomicBool::new(false),
             unfinished: watch::Sender::new(0),
             stale: std::sync::atomic::AtomicUsize::new(0),
@@ -290,6 +297,11 @@ impl Inner {
     fn live(&self) -> MutexGuard<'_, BTreeMap<RunId, Live>> {
         // Nothing panics while it holds this lock.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn telling(&self) -> MutexGuard<'_, BTreeSet<(DeploymentId, u32)>> {
+        // Nothing panics while it holds this lock.
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tickets(&self) -> MutexGuard<'_, BTreeMap<WaitKey, CancellationToken>> {

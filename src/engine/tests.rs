@@ -49,6 +49,7 @@ impl Lab {
             stale_after: Duration::from_secs(3600),
             inherited: Vec::new(),
             observer: Arc::new(|_| {}),
+            reporter: None,
             owner: owner(),
         };
         let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
@@ -85,7 +86,7 @@ impl Lab {
     }
 
     async fn call(&self, hook: Hook, says: Says) -> Told {
-        let call = Call { hook, says, payload: Payload::default(), about: About::default() };
+        let call = Call::new(Source::Generic, hook, says, Payload::default(), About::default());
         self.engine.call(stream(), call, Actor("generic".into()), None).await
     }
 }
@@ -112,6 +113,7 @@ fn opened(number: u64) -> Event {
     Event::Opened {
         hook,
         revision: revision(number),
+        rollout: None,
         under: None,
         opening: None,
         pipeline,
@@ -128,7 +130,7 @@ fn started(run: RunId) -> [Event; 2] {
     let hook = Hook::PreRollout;
     let (stage, purpose) = ("migrate".parse().unwrap(), Purpose::Forward { hook, pass: 1 });
     [
-        Event::Called { hook, pass: 1, payload: Payload::default(), about: About::default() },
+        Event::Called { hook, pass: 1, payload: Payload::default(), about: About::default(), unattended: false },
         Event::StageStarted { run, stage, purpose, until: None, owner: owner() },
     ]
 }

@@ -150,6 +150,7 @@ impl Engine {
         for action in actions {
             self.act(id, &stream, action, slot, &mut place);
         }
+        self.tell_due(id, &stream);
         let called = matches!(command, Command::Call(_)).then(|| (id.source, clock::now()));
         streams.by_source.insert(id.source, stream);
         entry.note(streams, called);
@@ -411,7 +412,9 @@ fn is_taken_up(stream: &Stream, key: WaitKey) -> bool {
     match key {
         WaitKey::Replay(_) => true,
         WaitKey::Hook(id, hook) => {
-            hook == Hook::PostRollout && stream.get(id).is_some_and(Deployment::post_rollout_due)
+            let deployment = stream.get(id);
+            let unattended = deployment.and_then(|d| d.pass(hook)).is_some_and(|pass| pass.unattended);
+            unattended || hook == Hook::PostRollout && deployment.is_some_and(Deployment::post_rollout_due)
         }
     }
 }

@@ -24,7 +24,8 @@ use crate::domain::record::Actor;
 use crate::domain::span::Span;
 use crate::engine::Told;
 use crate::source;
-use crate::source::render::{self, Form};
+use crate::source::render::{self, Dialect, Form};
+use crate::source::{Incoming, Parsed, Read};
 
 /// `POST /hooks/{source}/{hook}`.
 pub async fn call(
@@ -32,38 +33,66 @@ pub async fn call(
     path: std::result::Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Response {
-    let Ok(Path((source, hook))) = path else {
-        return Problem::unknown("the path is not valid UTF-8").into_response();
-    };
-    let (source, hook) = match known(&state, &source, &hook) {
+    match path {
+        Ok(Path((source, hook))) => respond(&state, &source, Some(&hook), request).await,
+        Err(_) => Problem::unknown("the path is not valid UTF-8").into_response(),
+    }
+}
+
+/// `POST /hooks/{source}`, of sources whose payload says which hook is meant.
+pub async fn event(
+    Shared(state): Shared<State>,
+    path: std::result::Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    match path {
+        Ok(Path(source)) => respond(&state, &source, None, request).await,
+        Err(_) => Problem::unknown("the path is not valid UTF-8").into_response(),
+    }
+}
+
+async fn respond(state: &State, source: &str, hook: Option<&str>, request: Request) -> Response {
+    let (source, hook) = match known(state, source, hook) {
         Ok(known) => known,
         Err(problem) => {
             // An unknown source has no dialect; Flagger's shows text to people.
-            let form = Source::from_str(&source).map_or(Form::Json, |source| Form::of(source, request.headers()));
+            let form = Source::from_str(source).map_or(Form::Json, |source| Form::of(source, request.headers()));
             return problem.in_form(form).into_response();
         }
     };
     let form = Form::of(source, request.headers());
-    match answer(&state, source, hook, form, request).await {
+    match answer(state, source, hook, form, request).await {
         Ok(response) => response,
         Err(problem) => problem.in_form(form).into_response(),
     }
 }
 
 /// The source and the hook of a path, in our own words.
-fn known(state: &State, source: &str, hook: &str) -> Result<(Source, &'static str)> {
+fn known(state: &State, source: &str, hook: Option<&str>) -> Result<(Source, Option<&'static str>)> {
     let Ok(source) = Source::from_str(source) else {
         let known: Vec<_> = Source::ALL.iter().map(|source| source.as_str()).collect();
         let detail = format!("{source:.100?} is no source; there are {}", known.join(", "));
         return Err(Problem::unknown(detail).logged_as("unknown source"));
     };
-    if !state.settings.of(source).enabled {
+    if state.settings.of(source).is_none() {
         let detail = format!("the source {source} is disabled; set `sources.{source}.enabled` to true to use it");
         return Err(Problem::unknown(detail).logged_as("the source is disabled"));
     }
     let hooks = source::hooks(source);
+    let Some(hook) = hook else {
+        if hooks.is_empty() {
+            return Ok((source, None));
+        }
+        let detail =
+            format!("a hook of {source} is named in the path: /hooks/{source}/HOOK; there are {}", hooks.join(", "));
+        return Err(Problem::unknown(detail).logged_as("no hook in the path"));
+    };
     match hooks.iter().find(|known| **known == hook) {
-        Some(known) => Ok((source, known)),
+        Some(known) => Ok((source, Some(known))),
+        None if hooks.is_empty() => {
+            let detail = format!("{source} has one path for all its events: /hooks/{source}");
+            Err(Problem::unknown(detail).logged_as("unknown hook"))
+        }
         None => {
             let detail = format!("{hook:.100?} is no hook of {source}; there are {}", hooks.join(", "));
             Err(Problem::unknown(detail).logged_as("unknown hook"))
@@ -71,37 +100,74 @@ fn known(state: &State, source: &str, hook: &str) -> Result<(Source, &'static st
     }
 }
 
-async fn answer(state: &State, source: Source, hook: &'static str, form: Form, request: Request) -> Result {
+async fn answer(state: &State, source: Source, hook: Option<&'static str>, form: Form, request: Request) -> Result {
     let began = Instant::now();
-    let settings = state.settings.of(source);
+    let Some(settings) = state.settings.of(source) else { return Err(Problem::unknown("the source is disabled")) };
     let (head, body) = request.into_parts();
     let (by, body) = admitted(source, settings, &head.headers, body, state.settings.body_timeout).await?;
     let params = Params::of(&head.uri)?;
     let wait = params.parsed("wait", |text| text.parse::<Span>())?;
     let wait = wait.map(Duration::from).or(settings.respond_within);
-    let parsed = source::parse(source, hook, &body, params.get("cluster")?).map_err(|error| Problem::bad(error.0))?;
-    drop(body);
-
-    let application = parsed.application.clone();
-    let stream = StreamId { source, application: parsed.application };
-    let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
-    let waiting = head.extensions.get::<Line>().map(Line::wait);
-    let told = state.engine.call(stream, parsed.call, by.clone(), wait).await;
-    drop(waiting);
-    hung_up.disarm();
-
-    let took = began.elapsed();
-    match &told {
-        Told::Answer(answer) => {
-            log(source, hook, &application, &by, answer, took);
-            state.metrics.answered(source, hook, answer.verdict, took);
-            let about = render::About { application: &application, hook };
-            Ok(render::answer(answer, about, settings.statuses, form).map(Body::from))
+    let incoming = Incoming { hook, headers: &head.headers, cluster: params.get("cluster")?, body: &body };
+    let calls = match source::read(source, &incoming).map_err(|error| Problem::bad(error.0))? {
+        Read::Calls(calls) => calls,
+        Read::Ignored(why) => {
+            tracing::debug!(%source, by = by.0, why, "ignored");
+            return Ok(render::ignored(&why, form).map(Body::from));
         }
-        refused => Err(Problem::of(refused).unwrap_or_else(|| {
-            // The engine accepts requests of people only; a call is answered.
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the call was not answered; please report it as a bug")
-        })),
+    };
+    drop(body);
+    let line = head.extensions.get::<Line>();
+    let mut first = None;
+    for parsed in calls {
+        let asked = Asked { source, hook, settings, form, wait, by: by.clone(), began, line };
+        let told = asked.tell(state, parsed).await;
+        first.get_or_insert(told);
+    }
+    // An adapter that has found no call says why it ignores the event.
+    first.unwrap_or_else(|| Ok(render::ignored("it concerns no application here", form).map(Body::from)))
+}
+
+/// What the calls of one request have in common.
+struct Asked<'a> {
+    source: Source,
+    hook: Option<&'static str>,
+    settings: &'a SourceSettings,
+    form: Form,
+    wait: Option<Duration>,
+    by: Actor,
+    began: Instant,
+    line: Option<&'a Line>,
+}
+
+impl Asked<'_> {
+    async fn tell(self, state: &State, parsed: Parsed) -> Result {
+        let Self { source, settings, form, by, began, line, .. } = self;
+        let (application, call) = (parsed.application.clone(), parsed.call);
+        let (hook, unattended) = (self.hook.unwrap_or(call.hook.as_str()), call.unattended);
+        // Nobody waits for it: it is answered once it is recorded.
+        let wait = if unattended { Some(Duration::ZERO) } else { self.wait };
+        let stream = StreamId { source, application: parsed.application };
+        let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
+        let waiting = line.map(Line::wait);
+        let told = state.engine.call(stream, call, by.clone(), wait).await;
+        drop(waiting);
+        hung_up.disarm();
+
+        let took = began.elapsed();
+        match &told {
+            Told::Answer(answer) => {
+                log(source, hook, &application, &by, answer, took);
+                state.metrics.answered(source, hook, answer.verdict, took);
+                let about = render::About { application: &application, hook };
+                let dialect = Dialect { source, statuses: settings.statuses, form, unattended };
+                Ok(render::answer(answer, about, dialect).map(Body::from))
+            }
+            refused => Err(Problem::of(refused).unwrap_or_else(|| {
+                // The engine accepts requests of people only; a call is answered.
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the call was not answered; please report it as a bug")
+            })),
+        }
     }
 }
 
@@ -206,7 +272,8 @@ impl Drop for HungUp<'_> {
         let waited = Span(Duration::from_millis(whole_millis(self.began.elapsed())));
         let remedy = match source {
             Source::Flagger => "set `timeout` of this webhook in the Canary above what its stages take",
-            Source::Generic => {
+            Source::ArgoRollouts => "set `?wait=` below the `timeoutSeconds` of the metric",
+            Source::Generic | Source::Argocd | Source::Github | Source::Flux | Source::Loadtester => {
                 "set the caller's `timeout` (curl: --max-time) above what its stages take, or `?wait=` below it"
             }
         };

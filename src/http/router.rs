@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::problem::{Problem, Refused};
 use super::{State, api, health, hooks, metrics, page};
+use crate::domain::names::Source;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,7 @@ pub struct Peer(pub SocketAddr);
 /// Every path.
 pub fn router(state: State) -> Router {
     Router::new()
+        .route("/hooks/{source}", post(hooks::event))
         .route("/hooks/{source}/{hook}", post(hooks::call))
         .nest("/api/v1", api::routes())
         .route("/healthz", get(health::alive))
@@ -36,7 +38,7 @@ pub fn router(state: State) -> Router {
 
 async fn nothing_here() -> Problem {
     Problem::unknown(
-        "there is nothing at this path; there are POST /hooks/flagger/HOOK, POST /hooks/generic/HOOK, \
+        "there is nothing at this path; there are POST /hooks/SOURCE/HOOK, POST /hooks/github, POST /hooks/flux, \
          GET /api/v1/deployments, GET /healthz, GET /readyz, GET /metrics",
     )
     .logged_as("unknown path")
@@ -107,8 +109,7 @@ async fn log_refusals(Shared(state): Shared<State>, request: Request, next: Next
 fn source_of(path: &str) -> &'static str {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next()) {
-        (Some("hooks"), Some("flagger")) => "flagger",
-        (Some("hooks"), Some("generic")) => "generic",
+        (Some("hooks"), Some(name)) => name.parse::<Source>().map_or("-", Source::as_str),
         (Some("api"), _) => "api",
         _ => "-",
     }

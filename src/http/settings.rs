@@ -1,5 +1,6 @@
 //! What `http` is told at its start: plain values, secrets resolved. Reading them from files is `config`'s business.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,10 +11,8 @@ use crate::source::render::Statuses;
 /// How requests are taken.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Flagger's webhooks.
-    pub flagger: SourceSettings,
-    /// Everybody else's.
-    pub generic: SourceSettings,
+    /// The sources that are known; one that is not is disabled.
+    pub sources: BTreeMap<Source, SourceSettings>,
     /// Who may use the API; without any it is open on loopback, and closed elsewhere.
     pub api_tokens: Vec<ApiToken>,
     /// How long a caller may take to send its headers, and an idle connection is kept.
@@ -25,20 +24,19 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings of a source.
-    pub const fn of(&self, source: Source) -> &SourceSettings {
-        match source {
-            Source::Flagger => &self.flagger,
-            Source::Generic => &self.generic,
-        }
+    /// The settings of a source that is served.
+    pub fn of(&self, source: Source) -> Option<&SourceSettings> {
+        self.sources.get(&source).filter(|settings| settings.enabled)
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            flagger: SourceSettings { respond_within: None, ..SourceSettings::default() },
-            generic: SourceSettings::default(),
+            sources: BTreeMap::from([
+                (Source::Flagger, SourceSettings { respond_within: None, ..SourceSettings::default() }),
+                (Source::Generic, SourceSettings::default()),
+            ]),
             api_tokens: Vec::new(),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),

@@ -7,7 +7,7 @@ use super::body::{BadCall, Body, line};
 use super::{Parsed, render};
 use crate::domain::call::{Before, Call, Says, Tells};
 use crate::domain::hook::Hook;
-use crate::domain::names::Revision;
+use crate::domain::names::{Revision, Source};
 
 /// The hooks that Flagger can be wired to.
 pub const HOOKS: &[&str] = &[
@@ -51,7 +51,7 @@ pub fn parse(hook: &str, body: &[u8], cluster: Option<&str>) -> Result<Parsed, B
         (hook, says(hook, phase, checksum))
     };
     let about = body.about(false);
-    Ok(Parsed { application, call: Call { hook, says, payload: body.into_payload(), about } })
+    Ok(Parsed { application, call: Call::new(Source::Flagger, hook, says, body.into_payload(), about) })
 }
 
 fn says(hook: Hook, phase: &str, checksum: Option<Revision>) -> Says {

@@ -7,6 +7,7 @@ use super::{Parsed, render};
 use crate::domain::call::{Call, Says};
 use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
+use crate::domain::names::Source;
 
 /// The hooks that can be called.
 pub const HOOKS: &[&str] = &[
@@ -52,7 +53,7 @@ pub fn parse(hook: &str, body: &[u8], cluster: Option<&str>) -> Result<Parsed, B
         | Hook::ConfirmPromotion => Says::Forward { revision },
     };
     let about = body.about(true);
-    Ok(Parsed { application, call: Call { hook, says, payload: body.into_payload(), about } })
+    Ok(Parsed { application, call: Call::new(Source::Generic, hook, says, body.into_payload(), about) })
 }
 
 #[cfg(test)]

@@ -15,10 +15,34 @@ pub mod flagger;
 pub mod generic;
 pub mod render;
 
+use http::HeaderMap;
+
 use crate::domain::call::Call;
 use crate::domain::names::{Application, Source};
 
 pub use body::BadCall;
+
+/// A request whose caller is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// The last part of the path, one of [`hooks`]; none where the source has one path for everything.
+    pub hook: Option<&'a str>,
+    /// The headers.
+    pub headers: &'a HeaderMap,
+    /// The query `cluster`.
+    pub cluster: Option<&'a str>,
+    /// The body as it came.
+    pub body: &'a [u8],
+}
+
+/// What a request was found to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Read {
+    /// Calls, mostly one: an event may concern several applications.
+    Calls(Vec<Parsed>),
+    /// Nothing that runs or ends anything here; why, in one line.
+    Ignored(String),
+}
 
 /// A payload that was understood.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,18 +53,26 @@ pub struct Parsed {
     pub call: Call,
 }
 
-/// The hooks of a source, as they are written in its paths.
+/// The hooks of a source, as they are written in its paths. None where the payload says which is meant: then the path
+/// is `/hooks/SOURCE`.
 pub const fn hooks(source: Source) -> &'static [&'static str] {
     match source {
         Source::Flagger => flagger::HOOKS,
         Source::Generic => generic::HOOKS,
+        Source::Argocd | Source::ArgoRollouts => generic::HOOKS,
+        Source::Github | Source::Flux | Source::Loadtester => &[],
     }
 }
 
-/// Reads the body of a call. `hook` is the last part of the path, one of [`hooks`]; `cluster` is the query's.
-pub fn parse(source: Source, hook: &str, body: &[u8], cluster: Option<&str>) -> Result<Parsed, BadCall> {
+/// Reads a request.
+pub fn read(source: Source, incoming: &Incoming<'_>) -> Result<Read, BadCall> {
+    let (hook, body, cluster) = (incoming.hook.unwrap_or_default(), incoming.body, incoming.cluster);
+    let one = |parsed: Parsed| Read::Calls(vec![parsed]);
     match source {
-        Source::Flagger => flagger::parse(hook, body, cluster),
-        Source::Generic => generic::parse(hook, body, cluster),
+        Source::Flagger => flagger::parse(hook, body, cluster).map(one),
+        Source::Generic => generic::parse(hook, body, cluster).map(one),
+        Source::Github | Source::Argocd | Source::ArgoRollouts | Source::Flux | Source::Loadtester => {
+            Err(BadCall(format!("{source} is not understood yet")))
+        }
     }
 }

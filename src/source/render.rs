@@ -45,6 +45,8 @@ impl Form {
         let default = match source {
             Source::Flagger => super::flagger::DEFAULT_FORM,
             Source::Generic => super::generic::DEFAULT_FORM,
+            Source::Loadtester => Self::Text,
+            Source::Github | Source::Argocd | Source::ArgoRollouts | Source::Flux => Self::Json,
         };
         let (json, text) = headers
             .get_all(ACCEPT)
@@ -87,14 +89,30 @@ pub struct About<'a> {
     pub hook: &'a str,
 }
 
+/// How a source wants its answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialect {
+    /// Whose answer it is.
+    pub source: Source,
+    /// What the settings say of statuses.
+    pub statuses: Statuses,
+    /// Text or JSON.
+    pub form: Form,
+    /// Whether the caller only wants to know that it was understood: the verdict comes later, or nobody reads it.
+    pub unattended: bool,
+}
+
 /// The path at which a deployment can be looked at.
 pub fn location(deployment: DeploymentId) -> String {
     format!("/api/v1/deployments/{deployment}")
 }
 
 /// The status of an answer.
-pub fn status(answer: &Answer, statuses: Statuses) -> StatusCode {
+pub fn status(answer: &Answer, dialect: Dialect) -> StatusCode {
+    let statuses = dialect.statuses;
     match (answer.subject, answer.verdict) {
+        (_, Verdict::Pending) if dialect.unattended => StatusCode::ACCEPTED,
+        (_, Verdict::Rejected) if dialect.unattended => StatusCode::OK,
         (Subject::Question, Verdict::Rejected | Verdict::Pending) => StatusCode::NOT_FOUND,
         (Subject::Replay, Verdict::Pending) => StatusCode::ACCEPTED,
         (Subject::Note, _) | (_, Verdict::Approved) => StatusCode::OK,
@@ -104,22 +122,33 @@ pub fn status(answer: &Answer, statuses: Statuses) -> StatusCode {
 }
 
 /// Writes an answer.
-pub fn answer(answer: &Answer, about: About<'_>, statuses: Statuses, form: Form) -> Response<String> {
-    let (kind, body) = match form {
+pub fn answer(answer: &Answer, about: About<'_>, dialect: Dialect) -> Response<String> {
+    let (kind, body) = match dialect.form {
         Form::Text => ("text/plain; charset=utf-8", format!("{}\n", answer.message)),
         Form::Json => ("application/json", json(answer, about)),
     };
     let mut response = Response::new(body);
-    *response.status_mut() = status(answer, statuses);
+    *response.status_mut() = status(answer, dialect);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    if answer.verdict == Verdict::Pending {
+    if answer.verdict == Verdict::Pending && !dialect.unattended {
         headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
     }
     // An id is letters, digits and an underscore, so it always is a header value.
     if let Some(value) = answer.deployment.and_then(|id| HeaderValue::try_from(location(id)).ok()) {
         headers.insert(LOCATION, value);
     }
+    response
+}
+
+/// Acknowledges what was understood to be nothing for us.
+pub fn ignored(why: &str, form: Form) -> Response<String> {
+    let (kind, body) = match form {
+        Form::Text => ("text/plain; charset=utf-8", format!("ignored: {why}\n")),
+        Form::Json => ("application/json", serde_json::json!({"ignored": why}).to_string()),
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
@@ -152,6 +181,10 @@ mod tests {
 
     const ID: &str = "dep_01ARZ3NDEKTSV4RRFFQ69G5FAV";
 
+    fn dialect(statuses: Statuses, form: Form) -> Dialect {
+        Dialect { source: Source::Generic, statuses, form, unattended: false }
+    }
+
     fn told(subject: Subject, verdict: Verdict) -> Answer {
         Answer {
             verdict,
@@ -173,7 +206,7 @@ mod tests {
     fn write(subject: Subject, verdict: Verdict, form: Form) -> Response<String> {
         let application = "test/podinfo".parse().unwrap();
         let about = About { application: &application, hook: "pre-rollout" };
-        answer(&told(subject, verdict), about, Statuses::default(), form)
+        answer(&told(subject, verdict), about, dialect(Statuses::default(), form))
     }
 
     #[test]
@@ -203,8 +236,14 @@ mod tests {
     #[test]
     fn the_settings_choose_the_statuses() {
         let statuses = Statuses { rejected: StatusCode::UNPROCESSABLE_ENTITY, pending: StatusCode::TOO_MANY_REQUESTS };
-        assert_eq!(status(&told(Subject::Gate, Verdict::Rejected), statuses), StatusCode::UNPROCESSABLE_ENTITY);
-        assert_eq!(status(&told(Subject::Gate, Verdict::Pending), statuses), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            status(&told(Subject::Gate, Verdict::Rejected), dialect(statuses, Form::Json)),
+            StatusCode::UNPROCESSABLE_ENTITY
+        );
+        assert_eq!(
+            status(&told(Subject::Gate, Verdict::Pending), dialect(statuses, Form::Json)),
+            StatusCode::TOO_MANY_REQUESTS
+        );
     }
 
     #[test]

@@ -314,7 +314,9 @@ impl Game {
 
     fn call(&mut self, hook: Hook, says: &Says) {
         let payload = Payload { body: serde_json::Value::Null, metadata: BTreeMap::new() };
-        let call = Call { hook, says: says.clone(), payload, about: About::default() };
+        let undo = matches!(says, Says::Undo { .. });
+        let source = if undo { Source::Generic } else { self.world.stream.id.source };
+        let call = Call::new(source, hook, says.clone(), payload, About::default());
         self.both(Command::Call(call), false, &mut |model, around| Some(model.call(hook, says, around)));
     }
 

@@ -2,6 +2,7 @@
 
 use stagehook::domain::call::{Before, Operation, Reply, Says, Verdict};
 use stagehook::domain::hook::Hook;
+use stagehook::domain::names::Source;
 use stagehook::domain::pipeline::{OnFailure, Pipeline};
 use stagehook::domain::record::{Event, Outcome, Reason};
 use stagehook::domain::summary::State;
@@ -273,7 +274,7 @@ fn scripts_see_what_a_later_call_says_of_who_and_why() {
     };
     for told in [about("a new shop", ""), about("something else", "ada")] {
         let says = Says::Forward { revision: rev("a") };
-        let call = Call { hook: Hook::PreRollout, says, payload: Payload::default(), about: told };
+        let call = Call::new(Source::Flagger, Hook::PreRollout, says, Payload::default(), told);
         world.step(Command::Call(call), false);
         world.fails("migrate");
     }

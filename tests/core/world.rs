@@ -233,7 +233,11 @@ impl World {
 impl World {
     pub fn call(&mut self, hook: Hook, says: Says) -> Reply {
         let payload = Payload { body: serde_json::json!({"hook": hook}), metadata: BTreeMap::new() };
-        let reply = self.step(Command::Call(Call { hook, says, payload, about: About::default() }), false);
+        // Only generic callers ask for that, of whichever source's deployments.
+        let undo = matches!(says, Says::Undo { .. });
+        let source = if undo { Source::Generic } else { self.stream.id.source };
+        let call = Call::new(source, hook, says, payload, About::default());
+        let reply = self.step(Command::Call(call), false);
         self.unblock();
         reply
     }

@@ -36,8 +36,10 @@ impl Turn<'_> {
                 return Reply::Answer(answer::gate(deployment, hook, &end));
             }
             Next::Run(stage) => {
-                // A post-rollout call comes at most once: refused, its stages would be lost.
-                let refusable = hook != Hook::PostRollout && !is_wait(stage) && !self.context.slot;
+                // A post-rollout call comes at most once, and so does every call of some callers: refused, its
+                // stages would be lost.
+                let comes_again = hook != Hook::PostRollout && !call.unattended;
+                let refusable = comes_again && !is_wait(stage) && !self.context.slot;
                 if refusable && self.context.queue_full {
                     return Reply::Busy {
                         message: format!(
@@ -52,7 +54,8 @@ impl Turn<'_> {
                 }
             }
         }
-        self.emit(id, Event::Called { hook, pass: number, payload: call.payload.clone(), about: call.about.clone() });
+        let (payload, about, unattended) = (call.payload.clone(), call.about.clone(), call.unattended);
+        self.emit(id, Event::Called { hook, pass: number, payload, about, unattended });
         self.go_on(id, hook);
         Reply::Wait(WaitKey::Hook(id, hook))
     }
@@ -123,7 +126,7 @@ impl Turn<'_> {
         }
         // Its own replay, or another deployment's, may have waited for this run to be dead.
         self.go_on_replaying_all();
-        if self.deployment(id).is_some_and(|d| !d.is_live()) {
+        if self.deployment(id).is_some_and(|d| !d.is_busy()) {
             self.actions.push(Action::Unblocked);
         }
         Reply::Nothing
@@ -186,6 +189,6 @@ impl Turn<'_> {
                 .stream
                 .deployments
                 .iter()
-                .any(|other| other.id != id && (other.is_rolling_back() || other.opened_seq < seq && other.is_live()))
+                .any(|other| other.id != id && (other.is_rolling_back() || other.opened_seq < seq && other.is_busy()))
     }
 }

@@ -14,10 +14,16 @@ use crate::domain::state::{Deployment, End, Standing};
 
 impl Turn<'_> {
     pub(super) fn call(&mut self, call: &Call) -> Reply {
+        self.rollout.clone_from(&call.rollout);
+        if let Some(reply) = self.of_rollout(call) {
+            return reply;
+        }
         match &call.says {
             Says::Opening { under, before } => self.opening(call, under.as_ref(), *before),
             Says::Forward { revision } => self.forward(call, revision.as_ref()),
             Says::Succeeded { revision } => self.succeeded(call, revision.as_ref()),
+            Says::Reconciled { revision } => self.reconciled(call, revision.as_ref()),
+            Says::Reverted { to } => self.reverted(call, to.as_ref()),
             Says::Failed { revision } => self.failed(call, revision.as_ref()),
             Says::Undo { deployment, revision } => self.undo(call, *deployment, revision.as_ref()),
             Says::Question { revision } => self.question(call, revision.as_ref()),
@@ -25,7 +31,7 @@ impl Turn<'_> {
         }
     }
 
-    fn current(&self) -> Option<&Deployment> {
+    pub(super) fn current(&self) -> Option<&Deployment> {
         self.stream.current()
     }
 
@@ -74,7 +80,7 @@ impl Turn<'_> {
                 if self.context.pipeline.is_some() {
                     self.supersede(id);
                 }
-            } else if current.undone && matches(current, revision) {
+            } else if current.undone && self.matches(current, revision) {
                 return self.undone(id, call.hook);
             }
         }
@@ -85,7 +91,7 @@ impl Turn<'_> {
     }
 
     /// The rollout succeeded: the post-rollout stages run, then the deployment is over.
-    fn succeeded(&mut self, call: &Call, revision: Option<&Revision>) -> Reply {
+    pub(super) fn succeeded(&mut self, call: &Call, revision: Option<&Revision>) -> Reply {
         if let Some(repeated) = self.succeeded_before(revision) {
             return self.succeeded_again(repeated, call);
         }
@@ -93,7 +99,7 @@ impl Turn<'_> {
             let id = current.id;
             match &current.standing {
                 Standing::Progressing if current.promoted => {
-                    if matches(current, revision) {
+                    if self.matches(current, revision) {
                         return self.gate(id, call.hook, call);
                     }
                 }
@@ -105,7 +111,9 @@ impl Turn<'_> {
                         self.supersede(id);
                     }
                 }
-                Standing::RollingBack { .. } | Standing::Ended(_) if current.undone && matches(current, revision) => {
+                Standing::RollingBack { .. } | Standing::Ended(_)
+                    if current.undone && self.matches(current, revision) =>
+                {
                     self.adopts(id, revision);
                     self.emit(id, Event::CallerEndSeen);
                     return self.undone(id, call.hook);
@@ -116,7 +124,8 @@ impl Turn<'_> {
                 {
                     return self.undone(id, call.hook);
                 }
-                Standing::Ended(end) if end.state == EndState::Succeeded => {
+                // Flux says so once for each upgrade, and two may be of the same chart's version.
+                Standing::Ended(end) if end.state == EndState::Succeeded && self.stream.id.source != Source::Flux => {
                     let undelivered = current.pass(call.hook).is_some_and(|pass| !pass.delivered);
                     if revision.is_some() && current.revision.as_ref() == revision || revision.is_none() && undelivered
                     {
@@ -132,7 +141,7 @@ impl Turn<'_> {
         }
     }
 
-    fn promote(&mut self, id: DeploymentId, call: &Call) -> Reply {
+    pub(super) fn promote(&mut self, id: DeploymentId, call: &Call) -> Reply {
         self.emit(id, Event::RolloutSucceeded);
         if self.deployment(id).is_some_and(|d| d.pipeline.on_hook(Hook::PostRollout).next().is_none()) {
             self.end(id, EndState::Succeeded, None);
@@ -155,7 +164,8 @@ impl Turn<'_> {
     /// new checksum already, and going back to what ran before is a rollout of its own.
     fn succeeded_before(&self, revision: Option<&Revision>) -> Option<DeploymentId> {
         let [.., before, current] = self.stream.deployments.as_slice() else { return None };
-        let revision = Some(revision?);
+        // By its own id it would have been found.
+        let revision = Some(revision.filter(|_| self.rollout.is_none())?);
         let another = match &current.revision {
             Some(own) => Some(own) != revision,
             None => current.under.as_ref() == revision,
@@ -171,7 +181,11 @@ impl Turn<'_> {
     /// if the one before had failed; then a failure of that is its own. So it is if the analysis was begun
     /// again since: it may be of the revision before, gone back to.
     fn failed_before(&self, revision: Option<&Revision>) -> bool {
-        let ([.., before, current], Some(_)) = (self.stream.deployments.as_slice(), revision) else { return false };
+        let ([.., before, current], Some(_)) =
+            (self.stream.deployments.as_slice(), revision.filter(|_| self.rollout.is_none()))
+        else {
+            return false;
+        };
         let unnamed = current.is_open() && current.revision.is_none() && !current.restart_noted;
         unnamed && current.under.as_ref() != revision && before.end().is_some() && before.revision.as_ref() == revision
     }
@@ -187,11 +201,15 @@ impl Turn<'_> {
     /// A failure that the source reports.
     fn failed(&mut self, call: &Call, revision: Option<&Revision>) -> Reply {
         if let Some(current) = self.current() {
-            let id = current.id;
+            let (id, open, other) = (current.id, current.is_open(), !self.may_be(current));
             let about_before = self.succeeded_before(revision).is_some() || self.failed_before(revision);
-            if current.is_open() && !about_before && self.adopts(id, revision) {
+            if open && !about_before && self.adopts(id, revision) {
                 let reason = self.requested_or(id, Reason::Failed);
                 return self.replay(id, reason, false, call);
+            }
+            if open && other {
+                let message = format!("nothing was started for this rollout, and {id} is another one");
+                return note(call.hook, Some(id), message);
             }
             if let Some(reply) = self.told_of(revision).and_then(|told| self.failed_again(told, revision, call)) {
                 return reply;
@@ -215,7 +233,8 @@ impl Turn<'_> {
             None => Some(current).filter(|d| d.end().is_none_or(|end| end.state != EndState::Succeeded)),
             Some(_) if unnamed => Some(current),
             Some(_) => {
-                let found = self.stream.deployments.iter().rev().find(|d| d.revision.as_ref() == revision);
+                let found =
+                    self.stream.deployments.iter().rev().find(|d| d.revision.as_ref() == revision && self.may_be(d));
                 found.filter(|d| self.may_be_told_of(d))
             }
         }
@@ -241,7 +260,7 @@ impl Turn<'_> {
 
     /// A failure of a deployment that is over, or nearly: the caller's word on what was undone
     /// here, or a repetition. Answered from the ledger.
-    fn failed_again(&mut self, id: DeploymentId, revision: Option<&Revision>, call: &Call) -> Option<Reply> {
+    pub(super) fn failed_again(&mut self, id: DeploymentId, revision: Option<&Revision>, call: &Call) -> Option<Reply> {
         let told = self.deployment(id)?;
         let undone = told.undone;
         let unheard = told.replay.as_ref().is_some_and(|replay| !replay.delivered);
@@ -277,7 +296,7 @@ impl Turn<'_> {
     }
 
     /// Begins a replay for a call, which is answered when it is over.
-    fn replay(&mut self, id: DeploymentId, reason: Reason, own: bool, call: &Call) -> Reply {
+    pub(super) fn replay(&mut self, id: DeploymentId, reason: Reason, own: bool, call: &Call) -> Reply {
         self.begin_rollback(id, reason, own, Some(&call.payload));
         match self.deployment(id).and_then(|d| d.end().map(|end| answer::replayed(d, end.state))) {
             Some(answer) => Reply::Answer(answer),
@@ -308,8 +327,8 @@ impl Turn<'_> {
         if target.is_open() {
             self.adopts(id, revision);
         }
-        // Told by Generic itself this is the caller's own word; of another source's it is not.
-        let foreign = self.stream.id.source != Source::Generic;
+        // Told by its own caller this is that one's word; by another it is not.
+        let foreign = self.stream.id.source != call.source;
         if undone && !foreign {
             self.emit(id, Event::CallerEndSeen);
         }
@@ -335,7 +354,10 @@ impl Turn<'_> {
                     (EndState::RollbackFailed, false) => {
                         self.replay(id, end.reason.unwrap_or(Reason::Requested), own, call)
                     }
-                    (EndState::Succeeded | EndState::Abandoned, _) => self.replay(id, Reason::Requested, own, call),
+                    (EndState::Succeeded | EndState::Abandoned, _) => {
+                        let reason = if call.source == Source::Generic { Reason::Requested } else { Reason::Failed };
+                        self.replay(id, reason, own, call)
+                    }
                 }
             }
         }
@@ -345,6 +367,12 @@ impl Turn<'_> {
         let application = &self.stream.id.application;
         match (named, revision) {
             (Some(id), _) => Reply::Unknown { message: format!("{application} has no deployment {id}") },
+            // Its caller reads no answer, and has done nothing wrong.
+            (None, Some(revision)) if call.unattended && self.context.pipeline.is_some() => note(
+                call.hook,
+                None,
+                format!("nothing to undo: no deployment of {application} at revision {revision} was opened"),
+            ),
             (None, Some(revision)) => Reply::Unknown {
                 message: format!(
                     "{} has told of no deployment of {application} at revision {revision}",
@@ -384,7 +412,7 @@ impl Turn<'_> {
             self.supersede(id);
             return self.no_rollback(call, Some(id));
         }
-        let Some(current) = self.deployment(id).filter(|d| matches(d, revision)) else {
+        let Some(current) = self.deployment(id).filter(|d| self.matches(d, revision)) else {
             return self.no_rollback(call, Some(id));
         };
         let (requested, undone) = (current.request.clone(), current.undone);
@@ -434,9 +462,28 @@ impl Turn<'_> {
         abandoned && self.current().is_some_and(|current| current.id == deployment.id)
     }
 
+    /// Whether a call with this revision may be about this deployment.
+    fn matches(&self, deployment: &Deployment, revision: Option<&Revision>) -> bool {
+        self.may_be(deployment) && matches(deployment, revision)
+    }
+
+    /// Whether the rollout that the call names may be this deployment: it is, or one of them names none.
+    fn may_be(&self, deployment: &Deployment) -> bool {
+        match (&deployment.rollout, &self.rollout) {
+            (Some(own), Some(told)) => own == told,
+            (None, _) | (_, None) => true,
+        }
+    }
+
     /// Whether a call with this revision is about an open deployment, which learns it when it had none.
     /// Not once another rollout was seen to begin: with the same content it is another one still.
-    fn adopts(&mut self, id: DeploymentId, revision: Option<&Revision>) -> bool {
+    pub(super) fn adopts(&mut self, id: DeploymentId, revision: Option<&Revision>) -> bool {
+        let Some(deployment) = self.deployment(id).filter(|d| self.may_be(d)) else { return false };
+        if let (None, Some(rollout)) = (&deployment.rollout, self.rollout.clone())
+            && matches(deployment, revision)
+        {
+            self.emit(id, Event::RolloutNamed { rollout });
+        }
         let Some(deployment) = self.deployment(id) else { return false };
         match (&deployment.revision, revision) {
             (_, None) => true,
@@ -454,17 +501,17 @@ impl Turn<'_> {
         }
     }
 
-    fn requested_or(&self, id: DeploymentId, otherwise: Reason) -> Reason {
+    pub(super) fn requested_or(&self, id: DeploymentId, otherwise: Reason) -> Reason {
         self.deployment(id).and_then(|d| d.request.as_ref()).map_or(otherwise, |request| request.reason)
     }
 
     /// A call of a rollout that was undone here: it can't go on.
-    fn undone(&self, id: DeploymentId, hook: Hook) -> Reply {
+    pub(super) fn undone(&self, id: DeploymentId, hook: Hook) -> Reply {
         self.deployment(id).map_or(Reply::Nothing, |d| Reply::Answer(answer::undone(d, self.stream.id.source, hook)))
     }
 }
 
-/// Whether a call with this revision may be about this deployment.
+/// Whether a call with this revision may be about this deployment, as far as revisions tell.
 fn matches(deployment: &Deployment, revision: Option<&Revision>) -> bool {
     match (&deployment.revision, revision) {
         (None, _) | (_, None) => true,

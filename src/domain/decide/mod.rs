@@ -5,6 +5,7 @@
 //! the same decision sees what an earlier one has done.
 //!
 //! - `identity`: which deployment a call is about, and what becomes of an older one
+//! - `rollout`: calls that name their rollout or themselves, and callers that say what they went back to
 //! - `gate`: passes over the stages of a hook
 //! - `rollback`: requests, replays, the end of a deployment
 //! - `operate`: what people ask for
@@ -13,6 +14,7 @@ mod gate;
 mod identity;
 mod operate;
 mod rollback;
+mod rollout;
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use super::answer;
 use super::call::{Action, Command, Reply, Verdict, WaitKey};
 use super::hook::Hook;
 use super::ids::{DeploymentId, Mint};
-use super::names::{Revision, Source};
+use super::names::{Revision, RolloutId, Source};
 use super::pipeline::{Pipeline, PipelineHash, Stage};
 use super::record::{About, Actor, Before, Event, Fact, Owner};
 use super::span::Span;
@@ -70,14 +72,15 @@ pub struct Decision {
 
 /// Decides one command. Pure: the same arguments give the same decision.
 pub fn decide(stream: &Stream, command: Command, context: Context<'_>) -> Decision {
-    let mut turn = Turn { stream: stream.clone(), facts: Vec::new(), actions: Vec::new(), context };
+    let mut turn = Turn { stream: stream.clone(), facts: Vec::new(), actions: Vec::new(), rollout: None, context };
     let reply = match command {
-        Command::Call(call) => turn.call(&call),
+        Command::Call(call) => turn.answered(&call),
         Command::Operate { deployment, operation } => turn.operate(deployment, operation),
         Command::Granted { deployment, hook } => turn.granted(deployment, hook),
         Command::GrantedReplay { deployment } => turn.granted_replay(deployment),
         Command::Finished { run, ending, waited } => turn.finished(run, ending, &waited),
         Command::Unheard { key } => turn.unheard(key),
+        Command::Reported { deployment, report, problem } => turn.reported(deployment, report, problem),
         Command::SignalTimedOut { deployment } => turn.signal_timed_out(deployment),
         Command::Resume { at_start } => turn.resume(at_start),
     };
@@ -110,6 +113,8 @@ struct Turn<'a> {
     stream: Stream,
     facts: Vec<Fact>,
     actions: Vec<Action>,
+    /// The id by which the call that is decided names its rollout.
+    rollout: Option<RolloutId>,
     context: Context<'a>,
 }
 
@@ -147,6 +152,7 @@ impl Turn<'_> {
             event: Event::Opened {
                 hook,
                 revision,
+                rollout: self.rollout.clone(),
                 under,
                 opening,
                 pipeline: hash,

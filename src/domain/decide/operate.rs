@@ -2,7 +2,6 @@
 
 use super::Turn;
 use crate::domain::call::{Action, Operation, Reply};
-use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::Source;
 use crate::domain::record::{EndState, Ending, Event, Outcome, Purpose, Reason};
@@ -96,10 +95,9 @@ impl Turn<'_> {
             return conflict(id, deployment, "nothing of it is held");
         }
         self.emit(id, Event::Released);
-        // Post-rollout is called once at most: whoever lets its stage run again waits for no call.
-        if self.deployment(id).is_some_and(|d| d.promoted) {
-            self.begin_again(id);
-            self.go_on(id, Hook::PostRollout);
+        // Of a call that comes once at most: whoever lets its stage run again waits for no other.
+        for hook in self.begin_again_all(id) {
+            self.go_on(id, hook);
         }
         accepted(format!("{id} is released"))
     }

@@ -7,7 +7,7 @@ use crate::domain::call::{Action, Reply};
 use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
 use crate::domain::names::Source;
-use crate::domain::pass::{Next, PassEnd};
+use crate::domain::pass::{Next, Pass, PassEnd};
 use crate::domain::pipeline::OnSupersede;
 use crate::domain::record::{About, EndState, Ending, Event, Outcome, Payload, Purpose, Reason, Skipped};
 use crate::domain::replay::Step;
@@ -155,14 +155,15 @@ impl Turn<'_> {
     /// Goes on with replays and with passes that were blocked.
     ///
     /// At the start of the service a pass of a rollout in progress is left to the next call, which
-    /// begins or continues it: nobody waits for it now. A post-rollout call never comes again.
+    /// begins or continues it: nobody waits for it now. A post-rollout call never comes again, nor does that of
+    /// a caller that does not wait.
     pub(super) fn resume(&mut self, at_start: bool) -> Reply {
         // The newest first, as replays go.
         let all: Vec<_> = self.stream.deployments.iter().rev().map(|d| d.id).collect();
         for id in all {
             if at_start {
                 self.arm_again(id);
-                self.begin_again(id);
+                self.begin_again_all(id);
             }
             let Some(deployment) = self.deployment(id) else { continue };
             if deployment.is_rolling_back() {
@@ -172,8 +173,8 @@ impl Turn<'_> {
             let hooks: Vec<_> = deployment
                 .passes
                 .iter()
+                .filter(|(hook, pass)| !at_start || *hook == Hook::PostRollout || pass.unattended)
                 .map(|(hook, _)| *hook)
-                .filter(|hook| !at_start || *hook == Hook::PostRollout)
                 .collect();
             for hook in hooks {
                 self.go_on(id, hook);
@@ -197,22 +198,33 @@ impl Turn<'_> {
         }
     }
 
-    /// A post-rollout that was cut, and whose stage may run again, begins a new pass with the payload of
-    /// the call that is gone.
-    pub(super) fn begin_again(&mut self, id: DeploymentId) {
-        let hook = Hook::PostRollout;
-        let Some(deployment) = self.deployment(id).filter(|d| d.goes_on(hook)) else { return };
+    /// Passes that no call will ask for again, that were cut, and whose stage may run again, begin anew with
+    /// the payload of the call that is gone.
+    /// Returns the hooks of such passes, begun anew or not.
+    pub(super) fn begin_again_all(&mut self, id: DeploymentId) -> Vec<Hook> {
+        let Some(deployment) = self.deployment(id) else { return Vec::new() };
+        let comes_once = |(hook, pass): &&(Hook, Pass)| {
+            deployment.goes_on(*hook) && (pass.unattended || *hook == Hook::PostRollout && deployment.promoted)
+        };
+        let hooks: Vec<_> = deployment.passes.iter().filter(comes_once).map(|(hook, _)| *hook).collect();
+        for hook in &hooks {
+            self.begin_again(id, *hook);
+        }
+        hooks
+    }
+
+    fn begin_again(&mut self, id: DeploymentId, hook: Hook) {
+        let Some(deployment) = self.deployment(id) else { return };
         let Some(pass) = deployment.pass(hook) else { return };
+        let unattended = pass.unattended;
         let cut = match &pass.end {
             Some(PassEnd::Interrupted { .. }) => true,
-            Some(PassEnd::Rejected { stage }) => {
-                deployment.promoted && deployment.last_forward(stage).is_some_and(|run| run.released)
-            }
+            Some(PassEnd::Rejected { stage }) => deployment.last_forward(stage).is_some_and(|run| run.released),
             Some(PassEnd::Approved) | None => false,
         };
         if cut && matches!(deployment.next_on(hook, 0), Next::Run(_)) {
             let (pass, payload) = (pass.number + 1, Payload::clone(&pass.payload));
-            self.emit(id, Event::Called { hook, pass, payload, about: About::default() });
+            self.emit(id, Event::Called { hook, pass, payload, about: About::default(), unattended });
         }
     }
 }

@@ -5,10 +5,18 @@ use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION};
 
 use super::{Answered, DEPLOYMENT, Logged, RUN, Site};
+use crate::domain::names::Source;
 use crate::http::{Settings, SourceSettings};
 use crate::source::auth::Credentials;
 
 const BODY: &str = r#"{"name": "podinfo", "namespace": "test", "phase": "Progressing", "checksum": "7d7b"}"#;
+
+/// The settings as ever, but for one source.
+fn only(source: Source, settings: SourceSettings) -> Settings {
+    let mut all = Settings::default();
+    all.sources.insert(source, settings);
+    all
+}
 
 fn json(path: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path).header(ACCEPT, "application/json").body(body.into()).unwrap()
@@ -48,7 +56,9 @@ async fn bad_input_is_a_clear_problem_and_one_log_line_and_starts_nothing() {
         ("flagger/roll%00out", BODY.into(), 404, "is no hook of flagger"),
         ("flagger/%FF", BODY.into(), 404, "not valid UTF-8"),
         ("nobody/rollout", BODY.into(), 404, "\"nobody\" is no source; there are flagger, generic"),
-        ("flagger", BODY.into(), 404, "there is nothing at this path"),
+        ("flagger", BODY.into(), 404, "a hook of flagger is named in the path: /hooks/flagger/HOOK; there are"),
+        ("flagger/rollout/more", BODY.into(), 404, "there is nothing at this path"),
+        ("flux", BODY.into(), 404, "the source flux is disabled; set `sources.flux.enabled` to true"),
         ("generic/event", BODY.into(), 404, "\"event\" is no hook of generic"),
         ("generic/rollback", with("\"deployment\": \"7\"").into(), 400, "the deployment id is not valid"),
         ("generic/rollout", vec![b' '; 1024 * 1024 + 1], 413, "larger than 1048576 bytes"),
@@ -68,8 +78,7 @@ async fn bad_input_is_a_clear_problem_and_one_log_line_and_starts_nothing() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_even_when_its_length_is_not_announced() {
-    let settings =
-        Settings { generic: SourceSettings { max_body: 10, ..SourceSettings::default() }, ..Settings::default() };
+    let settings = only(Source::Generic, SourceSettings { max_body: 10, ..SourceSettings::default() });
     let site = Site::with(settings, true).await;
     let chunks = futures_util::stream::iter((0..4).map(|_| Ok::<_, std::io::Error>("12345")));
     assert!(
@@ -108,7 +117,7 @@ async fn a_caller_is_known_before_its_body_is_read() {
         credentials: Credentials::Bearer { tokens: vec!["s3cret".into()] },
         ..SourceSettings::default()
     };
-    let site = Site::with(Settings { flagger, ..Settings::default() }, true).await;
+    let site = Site::with(only(Source::Flagger, flagger), true).await;
     let (logged, _guard) = Logged::here();
     let refused = site.send(json("/hooks/flagger/rollout", "not even JSON")).await;
     assert_eq!(
@@ -130,7 +139,7 @@ async fn a_signature_is_checked_over_the_bytes_as_they_came() {
         credentials: Credentials::HmacSha256 { secrets: vec![b"It's a Secret to Everybody".to_vec()] },
         ..SourceSettings::default()
     };
-    let site = Site::with(Settings { generic, ..Settings::default() }, true).await;
+    let site = Site::with(only(Source::Generic, generic), true).await;
     let signed = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
     let send = async |body: &'static str| {
         let request = Request::post("/hooks/generic/rollout").header("x-signature", signed);
@@ -143,7 +152,7 @@ async fn a_signature_is_checked_over_the_bytes_as_they_came() {
 #[tokio::test]
 async fn a_disabled_source_names_its_switch() {
     let generic = SourceSettings { enabled: false, ..SourceSettings::default() };
-    let site = Site::with(Settings { generic, ..Settings::default() }, true).await;
+    let site = Site::with(only(Source::Generic, generic), true).await;
     assert!(site.post("/hooks/generic/rollout", BODY).await.problem(404).contains("`sources.generic.enabled`"));
 }
 

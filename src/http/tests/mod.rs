@@ -71,6 +71,7 @@ impl Site {
             stale_after: Duration::from_secs(3600),
             inherited: Vec::new(),
             observer: Arc::new(|_| {}),
+            reporter: None,
             owner,
         };
         let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
@@ -165,13 +166,20 @@ async fn seed(ledger: &Ledger) {
         Event::Opened {
             hook: Hook::PreRollout,
             revision: Some("7d7b".parse().unwrap()),
+            rollout: None,
             under: None,
             opening: None,
             pipeline: hash.clone(),
             about: About::default(),
             question_asked: false,
         },
-        Event::Called { hook: Hook::PreRollout, pass: 1, payload: Payload::default(), about: About::default() },
+        Event::Called {
+            hook: Hook::PreRollout,
+            pass: 1,
+            payload: Payload::default(),
+            about: About::default(),
+            unattended: false,
+        },
         Event::StageStarted {
             run: run(),
             stage: stage("migrate"),

@@ -1,0 +1,255 @@
+//! Calls that say more than a revision: by which id their caller knows the rollout, how this very call is called, what
+//! the caller went back to, and where the outcome is to be told.
+//!
+//! Flagger says none of it: its rules are in `identity`.
+
+use super::{Turn, note};
+use crate::domain::answer;
+use crate::domain::call::{Answer, Call, Reply, Says, Subject, Verdict, WaitKey};
+use crate::domain::hook::Hook;
+use crate::domain::ids::DeploymentId;
+use crate::domain::names::{Revision, Source};
+use crate::domain::pass::PassEnd;
+use crate::domain::record::{EndState, Event, Finding, Reason};
+use crate::domain::state::{Deployment, Standing};
+
+impl Turn<'_> {
+    /// Answers a call, from the ledger where it is a repetition, and notes what it wants remembered.
+    pub(super) fn answered(&mut self, call: &Call) -> Reply {
+        if let Some(reply) = self.repeated(call) {
+            return reply;
+        }
+        let reply = self.call(call);
+        let about = match &reply {
+            Reply::Wait(WaitKey::Hook(id, _) | WaitKey::Replay(id)) => Some(*id),
+            Reply::Answer(answer) => answer.deployment,
+            _ => None,
+        };
+        if let Some(id) = about {
+            self.remember(id, call, &reply);
+        }
+        reply
+    }
+
+    fn remember(&mut self, id: DeploymentId, call: &Call, reply: &Reply) {
+        let Some(deployment) = self.deployment(id) else { return };
+        if let Some(key) = &call.key {
+            // Cut by a restart, the same call began again: it is known, and so is where it reports to.
+            if deployment.keys.iter().any(|(hook, known)| *hook == call.hook && known.id == key.id) {
+                return;
+            }
+            self.emit(id, Event::KeySeen { hook: call.hook, key: key.clone() });
+        }
+        let Some(to) = call.report.clone() else { return };
+        let (replay, known) = match reply {
+            Reply::Wait(WaitKey::Replay(_)) => (true, None),
+            Reply::Answer(Answer { subject: Subject::Note, .. }) => return,
+            Reply::Answer(Answer { subject, verdict, message, .. }) if *verdict != Verdict::Pending => {
+                (*subject == Subject::Replay, Some(Finding { verdict: *verdict, message: message.clone() }))
+            }
+            _ => (false, None),
+        };
+        let report = self.deployment(id).and_then(|d| d.reports.last()).map_or(1, |report| report.number + 1);
+        self.emit(id, Event::ReportWanted { report, hook: call.hook, to, replay, known });
+    }
+
+    /// A call that was answered before, by its name: it gets that answer, and runs nothing.
+    ///
+    /// A caller that tries again because the answer was lost signs anew. So the very same call, signed at the same
+    /// instant, is a replay once its answer was given.
+    fn repeated(&mut self, call: &Call) -> Option<Reply> {
+        let key = call.key.as_ref()?;
+        let known = |d: &Deployment| {
+            d.keys.iter().find(|(hook, known)| *hook == call.hook && known.id == key.id).map(|(_, known)| known.stamp)
+        };
+        let (deployment, stamp) = self.stream.deployments.iter().rev().find_map(|d| Some((d, known(d)?)))?;
+        let (id, replayed) = (deployment.id, stamp.is_some() && stamp == key.stamp);
+        let refused = || Reply::Conflict {
+            message: format!(
+                "this call was answered before ({id}), and its signature is of the same instant: a replay"
+            ),
+        };
+        match &call.says {
+            Says::Opening { .. } | Says::Forward { .. } | Says::Succeeded { .. } | Says::Reconciled { .. } => {
+                let Some(pass) = deployment.pass(call.hook) else {
+                    // No stage ran: there was none, or the rollout did not go on.
+                    let end = PassEnd::Approved;
+                    let goes_on = deployment.goes_on(call.hook) || deployment.end().is_some_and(is_success);
+                    let over = || answer::over(deployment, call.hook);
+                    let answer = if goes_on { answer::gate(deployment, call.hook, &end) } else { over() };
+                    return Some(if replayed { refused() } else { Reply::Answer(answer) });
+                };
+                match &pass.end {
+                    None if deployment.goes_on(call.hook) || pass.running.is_some() => {
+                        Some(Reply::Wait(WaitKey::Hook(id, call.hook)))
+                    }
+                    None => Some(Reply::Answer(answer::over(deployment, call.hook))),
+                    Some(end @ (PassEnd::Approved | PassEnd::Rejected { .. })) => {
+                        if pass.delivered && replayed {
+                            return Some(refused());
+                        }
+                        let (reply, kept) = (Reply::Answer(answer::gate(deployment, call.hook, end)), !pass.delivered);
+                        if kept {
+                            self.emit(id, Event::Delivered { hook: call.hook });
+                        }
+                        Some(reply)
+                    }
+                    Some(PassEnd::Interrupted { .. }) => None,
+                }
+            }
+            Says::Failed { .. } | Says::Undo { .. } | Says::Reverted { .. } => match &deployment.standing {
+                Standing::RollingBack { .. } => Some(Reply::Wait(WaitKey::Replay(id))),
+                Standing::Progressing => None,
+                Standing::Ended(end) => {
+                    let unheard = deployment.replay.as_ref().is_some_and(|replay| !replay.delivered);
+                    if replayed && !unheard {
+                        return Some(refused());
+                    }
+                    let reply = Reply::Answer(answer::replayed(deployment, end.state));
+                    if unheard {
+                        self.emit(id, Event::Delivered { hook: Hook::Rollback });
+                    }
+                    Some(reply)
+                }
+            },
+            Says::Question { .. } | Says::Event { .. } => None,
+        }
+    }
+
+    /// A call whose rollout is known by its id: no other rule has to guess which deployment is meant. `None` where it
+    /// is not known, or begins again.
+    pub(super) fn of_rollout(&mut self, call: &Call) -> Option<Reply> {
+        let rollout = call.rollout.as_ref()?;
+        let known = self.stream.deployments.iter().rev().find(|d| d.rollout.as_ref() == Some(rollout))?;
+        let id = known.id;
+        // GitHub gives each attempt an id of its own. Argo CD's operation tries again under the same one, and what was
+        // undone may then begin anew, if nothing has come since.
+        let ends_once = self.stream.id.source == Source::Github;
+        let is_current = self.current().is_some_and(|current| current.id == id);
+        let over = |turn: &Self| turn.deployment(id).map(|d| Reply::Answer(answer::over(d, call.hook)));
+        match &call.says {
+            Says::Forward { revision } => {
+                if known.is_open() {
+                    self.learn(id, revision.as_ref());
+                    return Some(self.gate(id, call.hook, call));
+                }
+                if known.undone {
+                    return Some(self.undone(id, call.hook));
+                }
+                if ends_once || !is_current || known.end().is_none_or(is_success) { over(self) } else { None }
+            }
+            Says::Succeeded { revision } => {
+                let (standing, promoted, undone) = (known.standing.clone(), known.promoted, known.undone);
+                match standing {
+                    Standing::Progressing => {
+                        self.learn(id, revision.as_ref());
+                        Some(if promoted { self.gate(id, call.hook, call) } else { self.promote(id, call) })
+                    }
+                    Standing::Ended(end) if is_success(&end) => Some(self.gate(id, call.hook, call)),
+                    Standing::RollingBack { .. } | Standing::Ended(_) if undone => {
+                        self.emit(id, Event::CallerEndSeen);
+                        Some(self.undone(id, call.hook))
+                    }
+                    Standing::RollingBack { .. } => over(self),
+                    Standing::Ended(_) => {
+                        if ends_once || !is_current {
+                            over(self)
+                        } else {
+                            None
+                        }
+                    }
+                }
+            }
+            Says::Failed { revision } => {
+                if known.is_open() {
+                    self.learn(id, revision.as_ref());
+                    let reason = self.requested_or(id, Reason::Failed);
+                    return Some(self.replay(id, reason, false, call));
+                }
+                let end = known.end();
+                let unknown =
+                    end.is_some_and(|end| end.state == EndState::Abandoned && end.reason != Some(Reason::Closed));
+                if unknown {
+                    // How it ended was not known; now it is.
+                    return Some(self.replay(id, Reason::Failed, false, call));
+                }
+                self.failed_again(id, revision.as_ref(), call)
+            }
+            Says::Opening { .. }
+            | Says::Reconciled { .. }
+            | Says::Reverted { .. }
+            | Says::Undo { .. }
+            | Says::Question { .. }
+            | Says::Event { .. } => None,
+        }
+    }
+
+    fn learn(&mut self, id: DeploymentId, revision: Option<&Revision>) {
+        if let (Some(revision), true) = (revision, self.deployment(id).is_some_and(|d| d.revision.is_none())) {
+            self.emit(id, Event::RevisionAdopted { revision: revision.clone() });
+        }
+    }
+
+    /// A success that is told at every interval: the first one ends the rollout, the others are only noted.
+    pub(super) fn reconciled(&mut self, call: &Call, revision: Option<&Revision>) -> Reply {
+        if let Some(current) = self.current()
+            && let Some(end) = current.end().filter(|_| !current.undone)
+            && revision.is_some()
+            && current.revision.as_ref() == revision
+        {
+            let message = format!("{} is {}: found in place once more, nothing to do", current.id, end.state.as_str());
+            return note(call.hook, Some(current.id), message);
+        }
+        self.succeeded(call, revision)
+    }
+
+    /// The caller went back to an earlier revision. What is newest is undone, unless that is what it went back to: a
+    /// failure may have been lost, but a revision that serves must not be undone.
+    pub(super) fn reverted(&mut self, call: &Call, to: Option<&Revision>) -> Reply {
+        let Some(current) = self.current() else {
+            if self.context.pipeline.is_none() {
+                return self.unknown_application();
+            }
+            let application = &self.stream.id.application;
+            return note(call.hook, None, format!("nothing to undo: no deployment of {application} was ever opened"));
+        };
+        let id = current.id;
+        let serves = to.is_none() || current.revision.is_none() || current.revision.as_ref() == to;
+        match &current.standing {
+            Standing::Progressing if !current.promoted => {
+                let reason = self.requested_or(id, Reason::Failed);
+                self.replay(id, reason, false, call)
+            }
+            Standing::Ended(end) if end.state == EndState::Abandoned && end.reason == Some(Reason::Closed) => {
+                note(call.hook, Some(id), format!("{id} was closed by a person, so nothing of it is undone"))
+            }
+            Standing::Progressing | Standing::Ended(_) if !current.undone && !was_replayed(current) => {
+                if serves {
+                    let message = format!("{id} is what was gone back to, so nothing of it is undone");
+                    return note(call.hook, Some(id), message);
+                }
+                self.replay(id, Reason::Failed, false, call)
+            }
+            Standing::Progressing | Standing::RollingBack { .. } | Standing::Ended(_) => {
+                self.failed_again(id, None, call).unwrap_or(Reply::Nothing)
+            }
+        }
+    }
+
+    /// An outcome was told, or never can be.
+    pub(super) fn reported(&mut self, id: DeploymentId, report: u32, problem: Option<String>) -> Reply {
+        let open = |d: &Deployment| d.reports.iter().any(|known| known.number == report && !known.is_over());
+        if self.deployment(id).is_some_and(open) {
+            self.emit(id, Event::ReportSent { report, problem });
+        }
+        Reply::Nothing
+    }
+}
+
+fn is_success(end: &crate::domain::state::End) -> bool {
+    end.state == EndState::Succeeded
+}
+
+fn was_replayed(deployment: &Deployment) -> bool {
+    deployment.end().is_some_and(|end| matches!(end.state, EndState::RolledBack | EndState::RollbackFailed))
+}

@@ -1,0 +1,103 @@
+//! Telling outcomes where callers want them told, such as GitHub's API: again and again until it was done, and recorded
+//! then. What is due is the core's word, so nothing is lost with the process; how it is told is the [`Reporter`]'s.
+
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
+use super::Engine;
+use crate::domain::call::{Command, ReportTo, Verdict};
+use crate::domain::hook::Hook;
+use crate::domain::ids::DeploymentId;
+use crate::domain::names::{Application, StreamId};
+use crate::domain::report::Due;
+use crate::domain::state::{Deployment, Stream};
+use crate::domain::summary::State;
+
+/// Between two attempts at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+
+/// One outcome to tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// Where to; the source's adapter wrote it.
+    pub to: ReportTo,
+    /// About what.
+    pub application: Application,
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Where that stands.
+    pub state: State,
+    /// The hook of the call.
+    pub hook: Hook,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// In one line.
+    pub message: String,
+}
+
+/// Why a report did not arrive.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsent {
+    /// It may later.
+    #[error("{0}")]
+    Later(String),
+    /// It never will.
+    #[error("{0}")]
+    Never(String),
+}
+
+/// Who tells outcomes.
+pub trait Reporter: Send + Sync {
+    /// Tells one. May be asked to tell the same one again.
+    fn report(&self, report: Report) -> BoxFuture<'static, Result<(), Unsent>>;
+}
+
+impl Engine {
+    /// Sets about telling what is due and not being told already.
+    pub(super) fn tell_due(&self, id: &StreamId, stream: &Stream) {
+        for due in stream.due_reports() {
+            let key = (due.deployment, due.number);
+            let state = stream.get(due.deployment).map(Deployment::state);
+            if let Some(state) = state.filter(|_| self.0.telling().insert(key)) {
+                let engine = self.clone();
+                tokio::spawn(engine.tell_until_told(id.clone(), due, state));
+            }
+        }
+    }
+
+    async fn tell_until_told(self, id: StreamId, due: Due, state: State) {
+        let (deployment, number) = (due.deployment, due.number);
+        let report = Report {
+            to: due.to,
+            application: id.application.clone(),
+            deployment,
+            state,
+            hook: due.answer.hook,
+            verdict: due.answer.verdict,
+            message: due.answer.message,
+        };
+        let source = id.source;
+        let mut pause = Duration::from_secs(1);
+        let problem = loop {
+            let told = match &self.0.settings.reporter {
+                Some(reporter) => reporter.report(report.clone()).await,
+                None => Err(Unsent::Never(format!("nothing is set up to tell {source} of outcomes"))),
+            };
+            match told {
+                Ok(()) => break None,
+                Err(Unsent::Never(why)) => {
+                    tracing::warn!(%deployment, %source, why, "an outcome can't be told");
+                    break Some(why);
+                }
+                Err(Unsent::Later(why)) => {
+                    tracing::warn!(%deployment, %source, why, again_in = ?pause, "an outcome was not told yet");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        };
+        self.insist(id, Command::Reported { deployment, report: number, problem }, None, Vec::new()).await;
+        self.0.telling().remove(&(deployment, number));
+    }
+}
