@@ -18,5 +18,7 @@ mod model;
 mod pipelines;
 #[path = "core/rollbacks.rs"]
 mod rollbacks;
+#[path = "core/rollouts.rs"]
+mod rollouts;
 #[path = "core/world.rs"]
 mod world;

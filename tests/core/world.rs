@@ -236,7 +236,10 @@ impl World {
         // Only generic callers ask for that, of whichever source's deployments.
         let undo = matches!(says, Says::Undo { .. });
         let source = if undo { Source::Generic } else { self.stream.id.source };
-        let call = Call::new(source, hook, says, payload, About::default());
+        self.tell(Call::new(source, hook, says, payload, About::default()))
+    }
+
+    pub fn tell(&mut self, call: Call) -> Reply {
         let reply = self.step(Command::Call(call), false);
         self.unblock();
         reply
@@ -388,6 +391,7 @@ fn assert_same(a: &Stream, b: &Stream) {
         );
         assert_eq!(a.passes, b.passes);
         assert_eq!(a.runs, b.runs);
+        assert_eq!((&a.rollout, &a.keys, &a.reports), (&b.rollout, &b.keys, &b.reports));
     }
 }
 
