@@ -45,6 +45,7 @@ fn deployment(shown: &Deployment, now: Timestamp, out: &mut Out) -> Result<(), F
             ("application", shown.application.clone()),
             ("source", shown.source.clone()),
             ("revision", shown.revision.clone().unwrap_or_default()),
+            ("rollout", shown.rollout.clone().unwrap_or_default()),
             ("state", state),
             ("opened", time(shown.opened_at)),
             ("opened by", shown.opened_by.as_ref().map(plain).unwrap_or_default()),
@@ -79,7 +80,12 @@ fn deployment(shown: &Deployment, now: Timestamp, out: &mut Out) -> Result<(), F
                 .join(": "),
         ]);
     }
-    section(&runs, out)
+    section(&runs, out)?;
+    let mut reports = Table::new(&["REPORT OF", "STATE", "PROBLEM"]);
+    for report in &shown.reports {
+        reports.row([report.hook.as_str(), &report.state, report.problem.as_deref().unwrap_or_default()]);
+    }
+    section(&reports, out)
 }
 
 fn run(shown: &Run, now: Timestamp, out: &mut Out) -> Result<(), Failure> {

@@ -39,9 +39,20 @@ pub(super) struct Deployment {
     pub updated_at: Option<Timestamp>,
     pub ended_at: Option<Timestamp>,
     pub opened_by: Option<Value>,
+    pub rollout: Option<String>,
+    pub reports: Vec<Report>,
     pub pipeline: Pipeline,
     pub stages: Vec<Stage>,
     pub runs: Vec<Run>,
+}
+
+/// An outcome that its caller wants told elsewhere.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Report {
+    pub hook: String,
+    pub state: String,
+    pub problem: Option<String>,
 }
 
 /// The pipeline that a deployment pinned.

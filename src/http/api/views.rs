@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
-use crate::domain::names::{StageId, StreamId};
+use crate::domain::names::{RolloutId, StageId, StreamId};
 use crate::domain::pipeline::{PipelineHash, Stage as Planned};
 use crate::domain::record::{Actor, Attempt, Ending, Outcome, OutputDigest, Purpose, Reason};
+use crate::domain::report::Report as Wanted;
 use crate::domain::state::{Deployment as Folded, Run as FoldedRun, Standing, Stream};
 use crate::domain::summary::Summary;
 
@@ -20,10 +21,12 @@ pub struct Deployment {
     #[serde(flatten)]
     summary: Summary,
     opened_by: Actor,
+    rollout: Option<RolloutId>,
     hook: Hook,
     pipeline: Pipeline,
     undone: bool,
     requested: Option<Requested>,
+    reports: Vec<Report>,
     stages: Vec<Stage>,
     runs: Vec<Run>,
 }
@@ -41,6 +44,16 @@ struct Requested {
     reason: Reason,
     by: Actor,
     signalled_at: Option<Timestamp>,
+}
+
+/// An outcome that its caller wants told elsewhere. Where is the business of the source alone.
+#[derive(Debug, Serialize)]
+struct Report {
+    report: u32,
+    hook: Hook,
+    /// `waiting` until it was told, then `sent`, or `failed`, which is not tried again.
+    state: &'static str,
+    problem: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -92,6 +105,7 @@ pub fn deployment(stream: &StreamId, folded: &Folded) -> Deployment {
     Deployment {
         summary: Stream::new(stream.clone()).summary(folded),
         opened_by: folded.opened_by.clone(),
+        rollout: folded.rollout.clone(),
         hook: folded.opened_hook,
         pipeline: Pipeline {
             name: folded.pipeline.name.clone(),
@@ -104,9 +118,19 @@ pub fn deployment(stream: &StreamId, folded: &Folded) -> Deployment {
             by: request.by.clone(),
             signalled_at: request.signalled_at,
         }),
+        reports: folded.reports.iter().map(report).collect(),
         stages: folded.pipeline.stages.iter().map(|planned| stage(folded, planned)).collect(),
         runs: folded.runs.iter().map(|found| run(folded, found)).collect(),
     }
+}
+
+fn report(wanted: &Wanted) -> Report {
+    let (state, problem) = match &wanted.sent {
+        None => ("waiting", None),
+        Some(None) => ("sent", None),
+        Some(Some(why)) => ("failed", Some(why.clone())),
+    };
+    Report { report: wanted.number, hook: wanted.hook, state, problem }
 }
 
 /// Where a stage stands: by its newest run forward (for a stage that belongs to the rollback: back), or why it has none.
