@@ -161,8 +161,8 @@ fn relative_paths_are_relative_to_what_names_them() {
     assert_eq!(settings.ledger.path, Path::new("/abs/l.db"));
     assert_eq!((settings.pipelines, settings.execution.work_dir), (PathBuf::from("here"), folder.path().join("w")));
     let Some(Auth::Bearer { tokens }) = &settings.sources[&Source::Generic].auth else { panic!() };
-    assert_eq!(tokens[0].reference, SecretRef::File(folder.path().join("t")));
-    assert_eq!(tokens[1].reference, SecretRef::Variable("T".to_owned()));
+    assert_eq!(tokens[0].secret.reference, SecretRef::File(folder.path().join("t")));
+    assert_eq!(tokens[1].secret.reference, SecretRef::Variable("T".to_owned()));
     assert_eq!(tokens[1].setting, "sources.generic.auth.tokens[1]");
 }
 
@@ -259,10 +259,17 @@ fn a_source_that_would_be_open_to_the_world_is_refused() {
 fn faults_of_auth() {
     let of =
         |auth: &str, expected: &[&str]| expect(&format!("sources:\n  generic:\n    auth: {auth}\n"), &[], expected);
-    of("{}", &["3:11 sources.generic.auth.type is missing; it is none, basic, bearer or hmac-sha256"]);
+    of(
+        "{}",
+        &[
+            "3:11 sources.generic.auth.type is missing; it is one of none, basic, bearer, hmac-sha256, standard-webhooks",
+        ],
+    );
     of(
         "{type: barer}",
-        &["3:18 type is one of none, basic, bearer, hmac-sha256, and not \"barer\"; did you mean \"bearer\"?"],
+        &[
+            "3:18 type is one of none, basic, bearer, hmac-sha256, standard-webhooks, and not \"barer\"; did you mean \"bearer\"?",
+        ],
     );
     of("{type: none, tokens: []}", &["3:24 unknown key \"tokens\" in sources.generic.auth"]);
     of("{type: basic, password: {fromEnv: P}}", &["3:11 sources.generic.auth.username is missing; username: flagger"]);
@@ -282,6 +289,98 @@ fn faults_of_auth() {
         "sources: {flagger: {auth: {type: hmac-sha256, secrets: [{fromEnv: S}]}}}\n",
         &[],
         &["1:34 Flagger can't sign its calls, so none would ever pass; use {type: basic, …}"],
+    );
+}
+
+#[test]
+fn a_credential_has_a_name_and_limits() {
+    let settings = good(
+        "sources:\n  generic:\n    auth:\n      type: standard-webhooks\n      secrets:\n\
+         \x20     - {fromEnv: A, name: ci, cluster: eu, namespaces: ['team-*', shared]}\n\
+         \x20     - {fromEnv: B, clusters: ['{eu,us}-*']}\n\
+         \x20 flagger:\n    auth: {type: basic, username: f, passwords: [{fromEnv: A}, {fromEnv: B, name: next}]}\n",
+        &[],
+    );
+    let Some(Auth::StandardWebhooks { secrets }) = &settings.sources[&Source::Generic].auth else { panic!() };
+    let texts = |globs: &[globset::Glob]| globs.iter().map(|glob| glob.glob().to_owned()).collect::<Vec<_>>();
+    let [first, second] = secrets.as_slice() else { panic!() };
+    assert_eq!((first.name.as_deref(), first.limits.cluster.as_ref().unwrap().as_str()), (Some("ci"), "eu"));
+    assert_eq!(
+        (texts(&first.limits.namespaces), texts(&first.limits.clusters)),
+        (vec!["team-*".into(), "shared".into()], vec![])
+    );
+    assert_eq!((texts(&second.limits.clusters), &second.name), (vec!["{eu,us}-*".to_owned()], &None));
+    assert_eq!(second.setting, "sources.generic.auth.secrets[1]");
+    let Some(Auth::Basic { passwords, .. }) = &settings.sources[&Source::Flagger].auth else { panic!() };
+    assert_eq!((passwords.len(), passwords[1].setting.as_str()), (2, "sources.flagger.auth.passwords[1]"));
+
+    let env = env(&[("A", "whsec_QUJDRA"), ("B", "QUJDRA==")]);
+    let errors = settings.resolve(&env).unwrap_err();
+    assert_eq!(
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "the secret sources.generic.auth.secrets[1] can't be read from the variable B: it is not written as whsec_ and base64"
+        ]
+    );
+}
+
+#[test]
+fn github_is_closed_until_it_has_a_secret_and_that_is_its_webhooks() {
+    let everywhere = [("STAGEHOOK_SERVER__LISTEN", "0.0.0.0:8080")];
+    let others = "flagger: {enabled: false}, generic: {enabled: false}";
+    let settings = good(&format!("sources: {{{others}, github: {{enabled: true}}}}\n"), &everywhere);
+    assert_eq!(settings.sources[&Source::Github].auth, None);
+    for auth in
+        ["{type: none}", "{type: bearer, tokens: [{fromEnv: T}]}", "{type: standard-webhooks, secrets: [{fromEnv: T}]}"]
+    {
+        expect(
+            &format!("sources:\n  github:\n    auth: {auth}\n"),
+            &[],
+            &["3:18 GitHub signs its calls, and nothing else proves that they are its own; use {type: hmac-sha256, "],
+        );
+    }
+    let signed = good("sources: {github: {auth: {type: hmac-sha256, secrets: [{fromEnv: T}]}}}\n", &[]);
+    assert!(matches!(signed.sources[&Source::Github].auth, Some(Auth::HmacSha256 { .. })));
+}
+
+#[test]
+fn faults_of_names_and_limits() {
+    let of = |token: &str, expected: &[&str]| {
+        expect(&format!("sources: {{generic: {{auth: {{type: bearer, tokens: [\n{token}]}}}}}}\n"), &[], expected);
+    };
+    of("{fromEnv: A, name: ci}, {fromEnv: B, name: ci}", &["2:25 the name \"ci\" is taken"]);
+    of("{fromEnv: A, name: '7'}", &["2:14 sources.generic.auth.tokens[0].name can't be a number; name: ci"]);
+    of("{fromEnv: A, name: a:b}", &["2:14 sources.generic.auth.tokens[0].name can't have a colon"]);
+    of("{fromEnv: A, cluster: a/b}", &["2:23 the cluster is not valid: it has the character '/'"]);
+    of(
+        "{fromEnv: A, cluster: eu, clusters: [eu]}",
+        &["2:27 sources.generic.auth.tokens[0] has both `cluster` and `clusters`"],
+    );
+    of(
+        "{fromEnv: A, namespaces: []}",
+        &["2:26 sources.generic.auth.tokens[0].namespaces is empty, so no call would ever pass"],
+    );
+    of("{fromEnv: A, namespaces: team}", &["2:26 namespaces must be a list, and this is text"]);
+    of(
+        "{fromEnv: A, namespaces: ['{a', '']}",
+        &[
+            "2:27 sources.generic.auth.tokens[0].namespaces: it is no glob: unclosed alternate group",
+            "2:33 sources.generic.auth.tokens[0].namespaces has an empty glob",
+        ],
+    );
+    of(
+        "{fromEnv: A, namespace: a}",
+        &["2:14 unknown key \"namespace\" in sources.generic.auth.tokens[0]; did you mean \"namespaces\"?"],
+    );
+    expect(
+        "sources: {generic: {auth: {type: basic, username: a, password: {fromEnv: A}, passwords: [{fromEnv: B}]}}}\n",
+        &[],
+        &["1:89 sources.generic.auth has both `password` and `passwords`; keep `passwords` alone"],
+    );
+    expect(
+        "sources: {flagger: {auth: {type: standard-webhooks, secrets: [{fromEnv: S}]}}}\n",
+        &[],
+        &["1:34 Flagger can't sign its calls"],
     );
 }
 
@@ -319,8 +418,8 @@ fn a_higher_layer_replaces_a_choice_as_a_whole() {
     assert_eq!(good(file, &none).sources[&Source::Generic].auth, Some(Auth::None));
     let other = [("STAGEHOOK_SOURCES__GENERIC__AUTH__PASSWORD__FROM_ENV", "P")];
     let settings = good(file, &other);
-    let Some(Auth::Basic { username, password }) = &settings.sources[&Source::Generic].auth else { panic!() };
-    assert_eq!((username.as_str(), &password.reference), ("a", &SecretRef::Variable("P".to_owned())));
+    let Some(Auth::Basic { username, passwords }) = &settings.sources[&Source::Generic].auth else { panic!() };
+    assert_eq!((username.as_str(), &passwords[0].secret.reference), ("a", &SecretRef::Variable("P".to_owned())));
 }
 
 #[test]
@@ -343,7 +442,7 @@ fn secrets_are_resolved_each_time_and_all_errors_told() {
         std::fs::write(folder.path().join("t"), format!("{value}\n")).unwrap();
         let secrets = settings.resolve(&env).unwrap();
         let Credentials::Bearer { tokens } = &secrets.sources[&Source::Generic] else { panic!() };
-        assert_eq!((tokens[0].expose(), tokens[1].expose()), (value.as_bytes(), b"two".as_slice()));
+        assert_eq!((tokens[0].secret.expose(), tokens[1].secret.expose()), (value.as_bytes(), b"two".as_slice()));
         assert!(matches!(secrets.sources[&Source::Flagger], Credentials::None));
         assert_eq!(
             (secrets.api_tokens[0].scope, secrets.api_tokens[0].token.expose()),

@@ -2,6 +2,7 @@
 //!
 //! Whatever can be decided elsewhere is; here the parts are only put together.
 
+mod access;
 mod logging;
 mod serve;
 

@@ -10,7 +10,7 @@ use ::http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::logging;
+use super::{access, logging};
 use crate::config::reload::Reloader;
 use crate::config::secret::Environment;
 use crate::config::settings::{self, Secrets, Settings};
@@ -20,7 +20,6 @@ use crate::engine::{self, Engine, clock};
 use crate::executor::{self, Executor};
 use crate::http::{self, Metrics};
 use crate::ledger::Ledger;
-use crate::source::auth::Credentials;
 use crate::source::render::Statuses;
 
 /// The exit code of a service that did not start: what its settings name can't be used. (1 is an answer, and a
@@ -90,7 +89,7 @@ async fn run(
     let engine_settings = engine_settings(&settings, environment, &metrics);
     let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
     watch_reloads(&reloader, &metrics);
-    let state = http::State::new(engine.clone(), http_settings(&settings, secrets), metrics, is_loopback(address));
+    let state = http::State::new(engine.clone(), http_settings(&settings, &secrets), metrics, is_loopback(address));
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), pipelines = reloader.current().len(), "listening");
     let (grace, kill_grace) = (settings.server.shutdown_grace.0, settings.execution.kill_grace.0);
     http::serve(listener, state, async {
@@ -155,24 +154,10 @@ fn instance() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn http_settings(settings: &Settings, secrets: Secrets) -> http::Settings {
-    let text = |value: &crate::config::secret::SecretValue| String::from_utf8_lossy(value.expose()).into_owned();
-    let mut credentials = secrets.sources;
+fn http_settings(settings: &Settings, secrets: &Secrets) -> http::Settings {
     let source = |(source, settings): (&Source, &settings::SourceSettings)| {
         let settings = http::SourceSettings {
             enabled: settings.enabled,
-            credentials: match credentials.remove(source) {
-                None | Some(settings::Credentials::None) => Credentials::None,
-                Some(settings::Credentials::Basic { username, password }) => {
-                    Credentials::Basic { username, password: text(&password) }
-                }
-                Some(settings::Credentials::Bearer { tokens }) => {
-                    Credentials::Bearer { tokens: tokens.iter().map(text).collect() }
-                }
-                Some(settings::Credentials::HmacSha256 { secrets }) => {
-                    Credentials::HmacSha256 { secrets: secrets.iter().map(|secret| secret.expose().to_vec()).collect() }
-                }
-            },
             respond_within: settings.respond_within.map(|span| span.0),
             max_body: usize::try_from(settings.max_body).unwrap_or(usize::MAX),
             statuses: Statuses { rejected: status(settings.rejected), pending: status(settings.pending) },
@@ -180,19 +165,7 @@ fn http_settings(settings: &Settings, secrets: Secrets) -> http::Settings {
         (*source, settings)
     };
     let sources = settings.sources.iter().map(source).collect();
-    let api_tokens = secrets
-        .api_tokens
-        .iter()
-        .map(|credential| http::ApiToken {
-            name: credential.name.clone(),
-            secret: text(&credential.token),
-            scope: match credential.scope {
-                settings::Scope::Read => http::Scope::Read,
-                settings::Scope::Operate => http::Scope::Operate,
-            },
-        })
-        .collect();
-    http::Settings { sources, api_tokens, ..http::Settings::default() }
+    http::Settings { sources, access: access::of(secrets).for_ever(), ..http::Settings::default() }
 }
 
 /// A status that the settings have checked.

@@ -6,33 +6,45 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::names::Source;
 
+use super::credentials::{self, unquoted};
 use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
 use super::layers::Shape;
-use super::secret::{Secret, SecretRef};
-use super::settings::{
-    ApiToken, Auth, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings,
-};
+use super::secret::Secret;
+use super::settings::{ApiToken, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings};
 use super::yaml::{Node, Value};
 
 use Shape::{Leaf, List, Map};
 
-const SECRET: Shape = Map(&[("fromFile", Leaf), ("fromEnv", Leaf)]);
-const AUTH_SHAPE: Shape =
-    Map(&[("type", Leaf), ("username", Leaf), ("password", SECRET), ("tokens", List), ("secrets", List)]);
+const CREDENTIAL: Shape = Map(&[
+    ("fromFile", Leaf),
+    ("fromEnv", Leaf),
+    ("name", Leaf),
+    ("cluster", Leaf),
+    ("clusters", List),
+    ("namespaces", List),
+]);
+const AUTH: Shape = Map(&[
+    ("type", Leaf),
+    ("username", Leaf),
+    ("password", CREDENTIAL),
+    ("passwords", List),
+    ("tokens", List),
+    ("secrets", List),
+]);
 const SOURCE: Shape = Map(&[
     ("enabled", Leaf),
-    ("auth", AUTH_SHAPE),
+    ("auth", AUTH),
     ("respondWithin", Leaf),
     ("maxBody", Leaf),
     ("status", Map(&[("rejected", Leaf), ("pending", Leaf)])),
 ]);
 
 /// Of a source whose callers don't wait for the verdict.
-const EVENTS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH_SHAPE), ("maxBody", Leaf)]);
+const EVENTS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("maxBody", Leaf)]);
 
 /// Of Argo Rollouts, which reads the verdict in the body.
-const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH_SHAPE), ("respondWithin", Leaf), ("maxBody", Leaf)]);
+const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("respondWithin", Leaf), ("maxBody", Leaf)]);
 
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
@@ -69,8 +81,6 @@ pub(super) const SHAPE: Shape = Map(&[
     ("log", Map(&[("format", Leaf), ("level", Leaf)])),
 ]);
 
-const AUTH: &[(&str, &str)] =
-    &[("none", "none"), ("basic", "basic"), ("bearer", "bearer"), ("hmac-sha256", "hmac-sha256")];
 const SCOPE: &[(&str, Scope)] = &[("read", Scope::Read), ("operate", Scope::Operate)];
 const FORMAT: &[(&str, LogFormat)] = &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -153,19 +163,6 @@ fn missing<T>(fields: &Fields<'_>, name: &'static str, faults: &mut Vec<Diagnost
     None
 }
 
-/// Notes that a key of an `auth` is not there. Unlike `missing`, there is no default that it could have.
-fn needed<T>(
-    fields: &Fields<'_>,
-    setting: &str,
-    name: &'static str,
-    example: &str,
-    faults: &mut Vec<Diagnostic>,
-) -> Option<T> {
-    let fault = Diagnostic::error(&fields.at, format!("{setting}.{name} is missing"));
-    faults.push(fault.hint(format!("{name}: {example}")));
-    None
-}
-
 fn server(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Server, Place)> {
     let listen = fields.get("listen");
     let address = required(fields, "listen", faults, Fields::text).and_then(|text| {
@@ -237,9 +234,11 @@ fn source(
     let enabled = required(fields, "enabled", faults, Fields::boolean);
     let auth =
         match fields.get("auth") {
-            Some(node) => Some(unquoted(faults, |faults| auth(source, node, faults))),
+            Some(node) => Some(credentials::auth(source, node, faults)),
             None => {
-                if let (Some((listen, at)), Some(true)) = (open, enabled) {
+                if let (Some((listen, at)), Some(true)) = (open, enabled)
+                    && !source.is_never_open()
+                {
                     let message = format!("{source} would be open to everyone who reaches {listen}");
                     faults.push(Diagnostic::error(at, message).hint(format!(
                         "set sources.{source}.auth; {{type: none}} there says that it is meant to be open"
@@ -288,105 +287,6 @@ const fn answers_gates(source: Source) -> bool {
     }
 }
 
-fn auth(source: Source, node: &Node, faults: &mut Vec<Diagnostic>) -> Option<Auth> {
-    let setting = format!("sources.{source}.auth");
-    let mut fields = Fields::of(node, &setting, faults)?;
-    let kind = fields.get("type");
-    if kind.is_none() {
-        let fault = Diagnostic::error(&fields.at, format!("{setting}.type is missing"));
-        faults.push(fault.hint("it is none, basic, bearer or hmac-sha256"));
-        return None;
-    }
-    let auth = match fields.word("type", AUTH, faults)? {
-        "basic" => {
-            let name = match fields.get("username") {
-                Some(_) => required(&mut fields, "username", faults, Fields::text),
-                None => needed(&fields, &setting, "username", "flagger", faults),
-            };
-            let name = name.filter(|name| {
-                let fits = !name.contains(':');
-                if !fits {
-                    faults.push(Diagnostic::error(&fields.place("username"), "a username can't have a colon in it"));
-                }
-                fits
-            });
-            let password = match fields.get("password") {
-                Some(node) => secret(node, format!("{setting}.password"), faults),
-                None => needed(&fields, &setting, "password", "{fromFile: /path}", faults),
-            };
-            name.zip(password).map(|(name, password)| Auth::Basic { username: name.to_owned(), password })
-        }
-        "bearer" => secrets(&mut fields, "tokens", &setting, faults).map(|tokens| Auth::Bearer { tokens }),
-        "hmac-sha256" => {
-            let secrets = secrets(&mut fields, "secrets", &setting, faults);
-            if source == Source::Flagger {
-                let at = kind.map_or_else(|| fields.at.clone(), |kind| kind.at.clone());
-                let fault = Diagnostic::error(&at, "Flagger can't sign its calls, so none would ever pass");
-                faults.push(fault.hint(
-                    "use {type: basic, …} with the user and password in the webhook's URL, or {type: none} \
-                     behind a network policy",
-                ));
-                return None;
-            }
-            secrets.map(|secrets| Auth::HmacSha256 { secrets })
-        }
-        _ => Some(Auth::None),
-    };
-    fields.finish(&setting, faults);
-    auth
-}
-
-fn secrets(
-    fields: &mut Fields<'_>,
-    name: &'static str,
-    setting: &str,
-    faults: &mut Vec<Diagnostic>,
-) -> Option<Vec<Secret>> {
-    let Some(node) = fields.get(name) else { return needed(fields, setting, name, "[{fromFile: /path}]", faults) };
-    let nodes = items(node, name, faults)?;
-    if nodes.is_empty() {
-        let fault = Diagnostic::error(&node.at, format!("{setting}.{name} is empty, so no call would ever pass"));
-        faults.push(fault.hint("[{fromFile: /path}] or [{fromEnv: NAME}]"));
-        return None;
-    }
-    let read = nodes.iter().enumerate().map(|(index, node)| secret(node, format!("{setting}.{name}[{index}]"), faults));
-    // Not collected into an Option at once: that would stop at the first fault.
-    let read: Vec<_> = read.collect();
-    read.into_iter().collect()
-}
-
-/// Reads a part of the settings whose lines may hold a secret by mistake (`token: …` for `tokens`, a value in place of a
-/// reference): its faults go to logs, so none of them quotes its line.
-fn unquoted<T>(faults: &mut Vec<Diagnostic>, read: impl FnOnce(&mut Vec<Diagnostic>) -> T) -> T {
-    let before = faults.len();
-    let value = read(faults);
-    faults.iter_mut().skip(before).for_each(|fault| fault.snippet = None);
-    value
-}
-
-fn secret(node: &Node, setting: String, faults: &mut Vec<Diagnostic>) -> Option<Secret> {
-    let hint = "{fromFile: /path} or {fromEnv: NAME}";
-    if !matches!(node.value, Value::Map(_)) {
-        // The value is not repeated: it may well be the secret.
-        let fault = Diagnostic::error(&node.at, format!("{setting} must say where the secret comes from"));
-        faults.push(fault.hint(hint));
-        return None;
-    }
-    let mut fields = Fields::of(node, &setting, faults)?;
-    let file = path(&mut fields, "fromFile", faults);
-    let variable = fields.text("fromEnv", faults);
-    fields.finish(&setting, faults);
-    let reference = match (file, variable) {
-        (Some(file), None) => SecretRef::File(file),
-        (None, Some(variable)) => SecretRef::Variable(variable.to_owned()),
-        _ => {
-            faults.push(Diagnostic::error(&node.at, format!("{setting} is taken from one place")).hint(hint));
-            return None;
-        }
-    };
-    Some(Secret { setting, reference })
-}
-
 fn api_tokens(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Vec<ApiToken> {
     let mut tokens: Vec<ApiToken> = Vec::new();
     let nodes = fields.get("tokens").and_then(|node| items(node, "api.tokens", faults)).unwrap_or_default();
@@ -401,7 +301,7 @@ fn api_tokens(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Vec<ApiT
         let name = required(&mut fields, "name", faults, Fields::text);
         let scope = required(&mut fields, "scope", faults, |fields, name, faults| fields.word(name, SCOPE, faults));
         let secret = match fields.get("secret") {
-            Some(node) => secret(node, format!("{setting}.secret"), faults),
+            Some(node) => Secret::of(node, format!("{setting}.secret"), faults),
             None => missing(&fields, "secret", faults),
         };
         if let Some(name) = name

@@ -5,6 +5,13 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::diagnostic::Diagnostic;
+use super::fields::{Fields, text};
+use super::yaml::{Node, Value};
+
+/// How a reference is written.
+const REFERENCE: &str = "{fromFile: /path} or {fromEnv: NAME}";
+
 /// The variables of the service, read once and handed in.
 pub type Environment = BTreeMap<String, String>;
 
@@ -30,19 +37,73 @@ pub struct Secret {
 }
 
 impl Secret {
+    /// Reads a reference that has no keys beside it.
+    pub(super) fn of(node: &Node, setting: String, faults: &mut Vec<Diagnostic>) -> Option<Self> {
+        let mut fields = Self::fields(node, &setting, faults)?;
+        let what = setting.clone();
+        let secret = Self::read(&mut fields, setting, faults);
+        fields.finish(&what, faults);
+        secret
+    }
+
+    /// The keys of a reference. A value in its place is not repeated: it may well be the secret.
+    pub(super) fn fields<'n>(node: &'n Node, setting: &str, faults: &mut Vec<Diagnostic>) -> Option<Fields<'n>> {
+        if matches!(node.value, Value::Map(_)) {
+            return Fields::of(node, setting, faults);
+        }
+        let fault = Diagnostic::error(&node.at, format!("{setting} must say where the secret comes from"));
+        faults.push(fault.hint(REFERENCE));
+        None
+    }
+
+    /// Reads a reference among other keys.
+    pub(super) fn read(fields: &mut Fields<'_>, setting: String, faults: &mut Vec<Diagnostic>) -> Option<Self> {
+        let file = fields.get("fromFile").and_then(|node| Some((node, text(node, "fromFile", faults)?)));
+        let variable = fields.text("fromEnv", faults);
+        let reference = match (file, variable) {
+            (Some((node, file)), None) => SecretRef::File(node.at.origin.base.join(file)),
+            (None, Some(variable)) => SecretRef::Variable(variable.to_owned()),
+            _ => {
+                let fault = Diagnostic::error(&fields.at, format!("{setting} is taken from one place"));
+                faults.push(fault.hint(REFERENCE));
+                return None;
+            }
+        };
+        Some(Self { setting, reference })
+    }
+
     /// Reads the value. May be called again when a secret was rotated; a file is read each time.
     pub fn resolve(&self, env: &Environment) -> Result<SecretValue, SecretError> {
+        self.resolve_as(env, |value| Ok(value.to_vec()))
+    }
+
+    /// Reads the value, and what it stands for. The decoder says what is wrong without the value in it.
+    pub(super) fn resolve_as(
+        &self,
+        env: &Environment,
+        decode: fn(&[u8]) -> Result<Vec<u8>, String>,
+    ) -> Result<SecretValue, SecretError> {
+        let (from, value) = self.value(env)?;
+        let fault = |why| SecretError { setting: self.setting.clone(), from, why };
+        if value.is_empty() {
+            return Err(fault("it is empty".to_owned()));
+        }
+        decode(&value).map(SecretValue).map_err(fault)
+    }
+
+    /// The value as it stands there, and where that is.
+    fn value(&self, env: &Environment) -> Result<(String, Vec<u8>), SecretError> {
         let fault = |from: String, why: String| SecretError { setting: self.setting.clone(), from, why };
         match &self.reference {
             SecretRef::File(path) => {
                 let from = format!("the file {}", path.display());
                 let value = read(path).map_err(|why| fault(from.clone(), why))?;
-                SecretValue::new(value).ok_or_else(|| fault(from, "it is empty".to_owned()))
+                Ok((from, value))
             }
             SecretRef::Variable(name) => {
                 let from = format!("the variable {name}");
                 let value = env.get(name).ok_or_else(|| fault(from.clone(), "it is not set".to_owned()))?;
-                SecretValue::new(value.clone().into_bytes()).ok_or_else(|| fault(from, "it is empty".to_owned()))
+                Ok((from, value.clone().into_bytes()))
             }
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::names::Source;
 use crate::domain::span::Span;
 
+pub use super::credentials::{Auth, Credential, Credentials, Limits};
 use super::diagnostic::{Diagnostic, Severity};
 use super::layers::Layers;
 use super::pipeline::Defaults;
@@ -103,30 +104,6 @@ pub struct SourceSettings {
     pub pending: u16,
 }
 
-/// `sources.NAME.auth`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Auth {
-    /// Open, on purpose.
-    None,
-    /// HTTP Basic.
-    Basic {
-        /// The user.
-        username: String,
-        /// The password.
-        password: Secret,
-    },
-    /// A bearer token, any of these.
-    Bearer {
-        /// The tokens.
-        tokens: Vec<Secret>,
-    },
-    /// A signature over the raw body, by any of these.
-    HmacSha256 {
-        /// The keys.
-        secrets: Vec<Secret>,
-    },
-}
-
 /// One of `api.tokens`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiToken {
@@ -176,30 +153,6 @@ pub struct Secrets {
     pub api_tokens: Vec<ApiCredential>,
 }
 
-/// How the callers of a source prove who they are, with the values.
-#[derive(Clone, Debug)]
-pub enum Credentials {
-    /// Not at all.
-    None,
-    /// HTTP Basic.
-    Basic {
-        /// The user.
-        username: String,
-        /// The password.
-        password: SecretValue,
-    },
-    /// A bearer token, any of these.
-    Bearer {
-        /// The tokens.
-        tokens: Vec<SecretValue>,
-    },
-    /// A signature over the raw body, by any of these.
-    HmacSha256 {
-        /// The keys.
-        secrets: Vec<SecretValue>,
-    },
-}
-
 /// A token of the API, with its value.
 #[derive(Clone, Debug)]
 pub struct ApiCredential {
@@ -224,29 +177,16 @@ impl Settings {
     /// Reads the values of all secrets; every one that can't be read is an error.
     pub fn resolve(&self, env: &Environment) -> Result<Secrets, Vec<SecretError>> {
         let mut errors = Vec::new();
-        let mut value = |secret: &Secret| secret.resolve(env).map_err(|error| errors.push(error)).ok();
         let mut sources = BTreeMap::new();
         for (source, settings) in self.sources.iter().filter(|(_, settings)| settings.enabled) {
-            let credentials = match &settings.auth {
-                None | Some(Auth::None) => Some(Credentials::None),
-                Some(Auth::Basic { username, password }) => {
-                    value(password).map(|password| Credentials::Basic { username: username.clone(), password })
-                }
-                Some(Auth::Bearer { tokens }) => {
-                    Some(Credentials::Bearer { tokens: tokens.iter().filter_map(&mut value).collect() })
-                }
-                Some(Auth::HmacSha256 { secrets }) => {
-                    Some(Credentials::HmacSha256 { secrets: secrets.iter().filter_map(&mut value).collect() })
-                }
-            };
-            if let Some(credentials) = credentials {
-                sources.insert(*source, credentials);
-            }
+            let auth = settings.auth.as_ref().unwrap_or(&Auth::None);
+            sources.insert(*source, auth.resolve(env, &mut errors));
         }
         let mut api_tokens = Vec::new();
         for ApiToken { name, scope, secret } in &self.api_tokens {
-            if let Some(token) = value(secret) {
-                api_tokens.push(ApiCredential { name: name.clone(), scope: *scope, token });
+            match secret.resolve(env) {
+                Ok(token) => api_tokens.push(ApiCredential { name: name.clone(), scope: *scope, token }),
+                Err(error) => errors.push(error),
             }
         }
         if errors.is_empty() { Ok(Secrets { sources, api_tokens }) } else { Err(errors) }

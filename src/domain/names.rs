@@ -223,6 +223,12 @@ impl Source {
             Self::Loadtester => "loadtester",
         }
     }
+
+    /// Whether it is closed, on loopback too, until a secret is configured: its calls come from the internet, and it
+    /// can sign each of them.
+    pub const fn is_never_open(self) -> bool {
+        matches!(self, Self::Github)
+    }
 }
 
 impl fmt::Display for Source {

@@ -22,8 +22,9 @@ use crate::domain::call::{Answer, Subject, Verdict};
 use crate::domain::names::{Application, Source, StreamId};
 use crate::domain::record::Actor;
 use crate::domain::span::Span;
-use crate::engine::Told;
+use crate::engine::{Told, clock};
 use crate::source;
+use crate::source::auth::{self, Authenticated, Presented, Unauthenticated};
 use crate::source::render::{self, Dialect, Form};
 use crate::source::{Incoming, Parsed, Read};
 
@@ -35,7 +36,10 @@ pub async fn call(
 ) -> Response {
     match path {
         Ok(Path((source, hook))) => respond(&state, &source, Some(&hook), request).await,
-        Err(_) => Problem::unknown("the path is not valid UTF-8").into_response(),
+        Err(_) => {
+            let source = as_it_stands(&request);
+            respond(&state, &source, Some(NO_HOOK), request).await
+        }
     }
 }
 
@@ -47,13 +51,24 @@ pub async fn event(
 ) -> Response {
     match path {
         Ok(Path(source)) => respond(&state, &source, None, request).await,
-        Err(_) => Problem::unknown("the path is not valid UTF-8").into_response(),
+        Err(_) => {
+            let source = as_it_stands(&request);
+            respond(&state, &source, None, request).await
+        }
     }
 }
 
+/// In place of a hook that is not UTF-8. It is none, but that is told to nobody who is not let in.
+const NO_HOOK: &str = "\u{fffd}";
+
+/// The source of a path that can't be decoded.
+fn as_it_stands(request: &Request) -> String {
+    request.uri().path().split('/').nth(2).unwrap_or_default().to_owned()
+}
+
 async fn respond(state: &State, source: &str, hook: Option<&str>, request: Request) -> Response {
-    let (source, hook) = match known(state, source, hook) {
-        Ok(known) => known,
+    let source = match known(state, source) {
+        Ok(source) => source,
         Err(problem) => {
             // An unknown source has no dialect; Flagger's shows text to people.
             let form = Source::from_str(source).map_or(Form::Json, |source| Form::of(source, request.headers()));
@@ -67,8 +82,8 @@ async fn respond(state: &State, source: &str, hook: Option<&str>, request: Reque
     }
 }
 
-/// The source and the hook of a path, in our own words.
-fn known(state: &State, source: &str, hook: Option<&str>) -> Result<(Source, Option<&'static str>)> {
+/// The source of a path.
+fn known(state: &State, source: &str) -> Result<Source> {
     let Ok(source) = Source::from_str(source) else {
         let known: Vec<_> = Source::ALL.iter().map(|source| source.as_str()).collect();
         let detail = format!("{source:.100?} is no source; there are {}", known.join(", "));
@@ -78,17 +93,22 @@ fn known(state: &State, source: &str, hook: Option<&str>) -> Result<(Source, Opt
         let detail = format!("the source {source} is disabled; set `sources.{source}.enabled` to true to use it");
         return Err(Problem::unknown(detail).logged_as("the source is disabled"));
     }
+    Ok(source)
+}
+
+/// The hook of a path, in our own words.
+fn known_hook(source: Source, hook: Option<&str>) -> Result<Option<&'static str>> {
     let hooks = source::hooks(source);
     let Some(hook) = hook else {
         if hooks.is_empty() {
-            return Ok((source, None));
+            return Ok(None);
         }
         let detail =
             format!("a hook of {source} is named in the path: /hooks/{source}/HOOK; there are {}", hooks.join(", "));
         return Err(Problem::unknown(detail).logged_as("no hook in the path"));
     };
     match hooks.iter().find(|known| **known == hook) {
-        Some(known) => Ok((source, Some(known))),
+        Some(known) => Ok(Some(known)),
         None if hooks.is_empty() => {
             let detail = format!("{source} has one path for all its events: /hooks/{source}");
             Err(Problem::unknown(detail).logged_as("unknown hook"))
@@ -100,16 +120,18 @@ fn known(state: &State, source: &str, hook: Option<&str>) -> Result<(Source, Opt
     }
 }
 
-async fn answer(state: &State, source: Source, hook: Option<&'static str>, form: Form, request: Request) -> Result {
+async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, request: Request) -> Result {
     let began = Instant::now();
     let Some(settings) = state.settings.of(source) else { return Err(Problem::unknown("the source is disabled")) };
     let (head, body) = request.into_parts();
-    let (by, body) = admitted(source, settings, &head.headers, body, state.settings.body_timeout).await?;
+    // Before anything else is said of the call: only who is let in learns what is wrong with it.
+    let (Authenticated { by, grant, message }, body) = admitted(state, source, settings, &head.headers, body).await?;
+    let hook = known_hook(source, hook)?;
     let params = Params::of(&head.uri)?;
     let wait = params.parsed("wait", |text| text.parse::<Span>())?;
     let wait = wait.map(Duration::from).or(settings.respond_within);
     let incoming = Incoming { hook, headers: &head.headers, cluster: params.get("cluster")?, body: &body };
-    let calls = match source::read(source, &incoming).map_err(|error| Problem::bad(error.0))? {
+    let mut calls = match source::read(source, &incoming).map_err(|error| Problem::bad(error.0))? {
         Read::Calls(calls) => calls,
         Read::Ignored(why) => {
             tracing::debug!(%source, by = by.0, why, "ignored");
@@ -117,6 +139,13 @@ async fn answer(state: &State, source: Source, hook: Option<&'static str>, form:
         }
     };
     drop(body);
+    // All of them before the first is told: a request is admitted as a whole or not at all.
+    for parsed in &mut calls {
+        let admitted = grant.admit(parsed.application.clone());
+        parsed.application = admitted.map_err(|why| Problem::new(StatusCode::FORBIDDEN, why.0))?;
+        // What was signed names the call better than what merely stands beside it.
+        parsed.call.key = message.clone().or(parsed.call.key.take());
+    }
     let line = head.extensions.get::<Line>();
     let mut first = None;
     for parsed in calls {
@@ -173,25 +202,34 @@ impl Asked<'_> {
 
 /// Who calls, and the body. Nothing of the body is read for a caller whom the headers alone already refuse.
 async fn admitted(
+    state: &State,
     source: Source,
     settings: &SourceSettings,
     headers: &HeaderMap,
     body: Body,
-    timeout: Duration,
-) -> Result<(Actor, Bytes)> {
-    let authenticate = |body: &[u8]| {
-        source::auth::authenticate(source, &settings.credentials, headers, body).map_err(|refused| {
-            let hint = format!("; the setting `sources.{source}.auth` says what callers must send");
-            Problem::unauthenticated(refused.reason, &hint, settings.credentials.challenge())
-        })
+) -> Result<(Authenticated, Bytes)> {
+    let access = state.access();
+    let Some(credentials) = access.sources.get(&source) else {
+        let hint = format!("; set `sources.{source}.auth`");
+        return Err(Problem::unauthenticated("nobody is let in by this source", &hint, "Bearer realm=\"stagehook\""));
     };
-    if settings.credentials.covers_body() {
-        let body = read(source, settings, headers, body, timeout).await?;
-        Ok((authenticate(&body)?, body))
-    } else {
-        let by = authenticate(&[])?;
-        Ok((by, read(source, settings, headers, body, timeout).await?))
-    }
+    let refused = |refused: Unauthenticated| {
+        let hint = if refused.unconfigured {
+            format!("; set `sources.{source}.auth` to {{type: hmac-sha256, secrets: [{{fromFile: /path}}]}}")
+        } else {
+            format!("; the setting `sources.{source}.auth` says what callers must send")
+        };
+        Problem::unauthenticated(refused.reason, &hint, credentials.challenge(source))
+    };
+    let presented = auth::present(source, credentials, headers, clock::now()).map_err(refused)?;
+    // The one thing that is said before a signature is checked: a body that is too large, breaks off or does not come
+    // (413, 400, 408) is never there as a whole, and so nothing that could be verified.
+    let body = read(source, settings, headers, body, state.settings.body_timeout).await?;
+    let who = match presented {
+        Presented::Known(who) => who,
+        Presented::Signed(signed) => signed.verify(&body).map_err(refused)?,
+    };
+    Ok((who, body))
 }
 
 async fn read(

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::metrics::Metrics;
 pub use self::server::serve;
-pub use self::settings::{ApiToken, Scope, Settings, SourceSettings};
+pub use self::settings::{Access, ApiToken, Scope, Settings, SourceSettings};
 use crate::engine::Engine;
 
 /// What the handlers share.
@@ -52,5 +52,10 @@ impl State {
     /// The state of a service that listens on loopback only, or not.
     pub fn new(engine: Engine, settings: Settings, metrics: Arc<Metrics>, loopback: bool) -> Self {
         Self { engine, settings: Arc::new(settings), metrics, loopback, stopping: CancellationToken::new() }
+    }
+
+    /// Who is let in right now. What was let in once stays in, whatever is rotated meanwhile.
+    fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.settings.access.borrow())
     }
 }

@@ -19,7 +19,7 @@ const HEAD: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><ti
 
 /// `GET /`.
 pub async fn show(Shared(state): Shared<State>) -> Response {
-    let body = if !state.settings.api_tokens.is_empty() || !state.loopback {
+    let body = if !state.access().api_tokens.is_empty() || !state.loopback {
         // A browser sends no bearer token, and what the API hides must not show here.
         "<p>Deployments are shown to holders of an API token: <code>stagehook deployments</code>.</p>".to_owned()
     } else {

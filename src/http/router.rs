@@ -53,7 +53,7 @@ async fn wrong_method(uri: Uri) -> Problem {
 /// A web page that somebody on this machine looks at could otherwise call what is open on loopback. No delivery tool
 /// sends `Origin`; a page of our own sends the one that it came from.
 async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
-    let open = state.loopback && state.settings.api_tokens.is_empty();
+    let open = state.loopback && state.access().api_tokens.is_empty();
     if is_foreign(request.headers(), open) {
         let detail = "this request comes from a web page of another origin, and those are not served";
         return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign origin").into_response();

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::domain::names::Source;
 use crate::source::auth::Credentials;
@@ -13,8 +16,8 @@ use crate::source::render::Statuses;
 pub struct Settings {
     /// The sources that are known; one that is not is disabled.
     pub sources: BTreeMap<Source, SourceSettings>,
-    /// Who may use the API; without any it is open on loopback, and closed elsewhere.
-    pub api_tokens: Vec<ApiToken>,
+    /// Who is let in; another one when secrets are rotated.
+    pub access: watch::Receiver<Arc<Access>>,
     /// How long a caller may take to send its headers, and an idle connection is kept.
     pub header_timeout: Duration,
     /// How long a caller may take to send its body.
@@ -37,7 +40,7 @@ impl Default for Settings {
                 (Source::Flagger, SourceSettings { respond_within: None, ..SourceSettings::default() }),
                 (Source::Generic, SourceSettings::default()),
             ]),
-            api_tokens: Vec::new(),
+            access: Access::default().for_ever(),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             close_grace: Duration::from_secs(5),
@@ -50,8 +53,6 @@ impl Default for Settings {
 pub struct SourceSettings {
     /// Whether it has a path at all.
     pub enabled: bool,
-    /// What its callers must show.
-    pub credentials: Credentials,
     /// How long a call is held; none: until the verdict.
     pub respond_within: Option<Duration>,
     /// The longest body, in bytes.
@@ -64,11 +65,33 @@ impl Default for SourceSettings {
     fn default() -> Self {
         Self {
             enabled: true,
-            credentials: Credentials::None,
             respond_within: Some(Duration::from_secs(5 * 60)),
             max_body: 1024 * 1024,
             statuses: Statuses::default(),
         }
+    }
+}
+
+/// Who is let in, as it is at one moment.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// What the callers of each source must show. A source that is not here lets nobody in.
+    pub sources: BTreeMap<Source, Credentials>,
+    /// Who may use the API; without any it is open on loopback, and closed elsewhere.
+    pub api_tokens: Vec<ApiToken>,
+}
+
+impl Access {
+    /// The same until the end: nothing is rotated.
+    pub fn for_ever(self) -> watch::Receiver<Arc<Self>> {
+        watch::channel(Arc::new(self)).1
+    }
+}
+
+impl Default for Access {
+    /// As open as each source may be.
+    fn default() -> Self {
+        Self { sources: Source::ALL.map(|source| (source, Credentials::None)).into(), api_tokens: Vec::new() }
     }
 }
 
@@ -78,7 +101,7 @@ pub struct ApiToken {
     /// What the ledger calls whoever uses it.
     pub name: String,
     /// The token.
-    pub secret: String,
+    pub secret: Vec<u8>,
     /// What it allows.
     pub scope: Scope,
 }

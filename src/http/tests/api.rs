@@ -5,7 +5,7 @@ use http::Request;
 use http::header::AUTHORIZATION;
 
 use super::{DEPLOYMENT, RUN, Site};
-use crate::http::{ApiToken, Scope, Settings};
+use crate::http::{Access, ApiToken, Scope, Settings};
 
 #[tokio::test]
 async fn deployments_are_listed() {
@@ -137,9 +137,13 @@ async fn requests_are_taken_on_or_refused_with_a_reason() {
 
 #[tokio::test]
 async fn tokens_and_their_scopes() {
-    let token = |name: &str, scope| ApiToken { name: name.into(), secret: format!("{name}-secret"), scope };
+    let token = |name: &str, scope| ApiToken { name: name.into(), secret: format!("{name}-secret").into(), scope };
     let tokens = vec![token("eye", Scope::Read), token("hand", Scope::Operate)];
-    let site = Site::with(Settings { api_tokens: tokens, ..Settings::default() }, true).await;
+    let site = Site::with(
+        Settings { access: Access { api_tokens: tokens, ..Access::default() }.for_ever(), ..Settings::default() },
+        true,
+    )
+    .await;
     let send = async |method: &str, path: &str, token: &str| {
         let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, format!("Bearer {token}"));
         site.send(request.body(Body::empty()).unwrap()).await

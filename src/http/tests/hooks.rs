@@ -1,13 +1,16 @@
 //! Calls: what is refused and how that is said, and how verdicts arrive.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION};
+use tokio::sync::watch;
 
 use super::{Answered, DEPLOYMENT, Logged, RUN, Site};
 use crate::domain::names::Source;
-use crate::http::{Settings, SourceSettings};
-use crate::source::auth::Credentials;
+use crate::http::{Access, ApiToken, Scope, Settings, SourceSettings};
+use crate::source::auth::{Credentials, Grant, Key};
 
 const BODY: &str = r#"{"name": "podinfo", "namespace": "test", "phase": "Progressing", "checksum": "7d7b"}"#;
 
@@ -20,6 +23,18 @@ fn only(source: Source, settings: SourceSettings) -> Settings {
 
 fn json(path: &str, body: impl Into<Body>) -> Request<Body> {
     Request::post(path).header(ACCEPT, "application/json").body(body.into()).unwrap()
+}
+
+/// Settings under which the callers of one source must show something.
+fn showing(source: Source, credentials: Credentials) -> Settings {
+    let mut access = Access::default();
+    access.sources.insert(source, credentials);
+    Settings { access: access.for_ever(), ..Settings::default() }
+}
+
+fn hmac() -> Credentials {
+    let secret = Key::new("It's a Secret to Everybody", None, Grant::default());
+    Credentials::HmacSha256 { secrets: vec![secret] }
 }
 
 #[tokio::test]
@@ -54,7 +69,8 @@ async fn bad_input_is_a_clear_problem_and_one_log_line_and_starts_nothing() {
         ("flagger/rollout?cluster=a%00b", BODY.into(), 400, "the cluster is not valid"),
         ("flagger/nope", BODY.into(), 404, "\"nope\" is no hook of flagger; there are confirm-rollout, pre-rollout"),
         ("flagger/roll%00out", BODY.into(), 404, "is no hook of flagger"),
-        ("flagger/%FF", BODY.into(), 404, "not valid UTF-8"),
+        ("flagger/%FF", BODY.into(), 404, "is no hook of flagger"),
+        ("%FF/rollout", BODY.into(), 404, "\"%FF\" is no source"),
         ("nobody/rollout", BODY.into(), 404, "\"nobody\" is no source; there are flagger, generic"),
         ("flagger", BODY.into(), 404, "a hook of flagger is named in the path: /hooks/flagger/HOOK; there are"),
         ("flagger/rollout/more", BODY.into(), 404, "there is nothing at this path"),
@@ -113,11 +129,8 @@ async fn flagger_reads_its_refusals_as_text() {
 
 #[tokio::test]
 async fn a_caller_is_known_before_its_body_is_read() {
-    let flagger = SourceSettings {
-        credentials: Credentials::Bearer { tokens: vec!["s3cret".into()] },
-        ..SourceSettings::default()
-    };
-    let site = Site::with(only(Source::Flagger, flagger), true).await;
+    let credentials = Credentials::Bearer { tokens: vec![Key::new("s3cret", None, Grant::default())] };
+    let site = Site::with(showing(Source::Flagger, credentials), true).await;
     let (logged, _guard) = Logged::here();
     let refused = site.send(json("/hooks/flagger/rollout", "not even JSON")).await;
     assert_eq!(
@@ -135,11 +148,7 @@ async fn a_caller_is_known_before_its_body_is_read() {
 
 #[tokio::test]
 async fn a_signature_is_checked_over_the_bytes_as_they_came() {
-    let generic = SourceSettings {
-        credentials: Credentials::HmacSha256 { secrets: vec![b"It's a Secret to Everybody".to_vec()] },
-        ..SourceSettings::default()
-    };
-    let site = Site::with(only(Source::Generic, generic), true).await;
+    let site = Site::with(showing(Source::Generic, hmac()), true).await;
     let signed = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
     let send = async |body: &'static str| {
         let request = Request::post("/hooks/generic/rollout").header("x-signature", signed);
@@ -147,6 +156,115 @@ async fn a_signature_is_checked_over_the_bytes_as_they_came() {
     };
     assert!(send("Hello, World!").await.problem(400).contains("the body is not JSON"), "signed, then read");
     assert!(send("Hello, World?").await.problem(401).contains("does not belong to this body"));
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_learns_nothing_else() {
+    let bearer = Credentials::Bearer { tokens: vec![Key::new("s3cret", None, Grant::default())] };
+    for (credentials, header, reason) in [
+        (bearer, ("authorization", "Bearer wr0ng"), "the bearer token is not known"),
+        (hmac(), ("x-signature", WRONG), "X-Signature does not belong to this body"),
+        (hmac(), ("x-other", "1"), "the header X-Signature is missing"),
+    ] {
+        let site = Site::with(showing(Source::Generic, credentials), true).await;
+        for (path, body) in [
+            ("rollout", BODY.as_bytes()),
+            ("rollout", b"not JSON"),
+            ("rollout", b"\xff\xfe"),
+            ("rollout", b""),
+            ("nope", BODY.as_bytes()),
+            ("%FF", BODY.as_bytes()),
+            ("rollout?wait=soon&cluster=%00&cluster=x", BODY.as_bytes()),
+        ] {
+            let (logged, _guard) = Logged::here();
+            let request = Request::post(format!("/hooks/generic/{path}")).header(header.0, header.1);
+            let request = request.header("content-type", "text/evil").body(Body::from(body)).unwrap();
+            let told = site.send(request).await.problem(401);
+            assert!(told.starts_with(reason), "{path}: {told}");
+            let expected = serde_json::json!({"message": "request refused", "source": "generic", "peer": "-",
+                "status": 401, "reason": reason});
+            assert_eq!(logged.lines(), [expected], "{path}");
+        }
+    }
+}
+
+const WRONG: &str = "sha256=0000000000000000000000000000000000000000000000000000000000000000";
+
+#[tokio::test]
+async fn github_without_a_secret_is_closed_on_loopback_too() {
+    let site = Site::with(only(Source::Github, SourceSettings::default()), true).await;
+    for body in ["{}", "not JSON"] {
+        let request = Request::post("/hooks/github").header("x-hub-signature-256", WRONG).body(body.into()).unwrap();
+        let told = site.send(request).await.problem(401);
+        assert!(told.contains("set `sources.github.auth` to {type: hmac-sha256, secrets:"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_missing_signature_is_refused_before_the_body_is_read_and_an_oversized_body_can_not_be_verified() {
+    let site = Site::with(showing(Source::Generic, hmac()), true).await;
+    let never = || Body::from_stream(futures_util::stream::pending::<Result<&[u8], std::io::Error>>());
+    let request = Request::post("/hooks/generic/rollout").body(never()).unwrap();
+    site.send(request).await.problem(401);
+    let request = Request::post("/hooks/generic/rollout").header("x-signature", "sha256=beef").body(never()).unwrap();
+    site.send(request).await.problem(401);
+    let request = Request::post("/hooks/generic/rollout").header("x-signature", WRONG);
+    site.send(request.body(vec![b' '; 1024 * 1024 + 1].into()).unwrap()).await.problem(413);
+}
+
+#[tokio::test]
+async fn a_credential_is_for_its_cluster_and_its_namespaces() {
+    let namespaces = [globset::Glob::new("te*").unwrap()];
+    let eu = Grant::new("sources.generic.auth.tokens[0]", Some("eu".parse().unwrap()), &[], &namespaces);
+    let tokens = vec![Key::new("eu", Some("ci".into()), eu), Key::new("any", None, Grant::default())];
+    let site = Site::with(showing(Source::Generic, Credentials::Bearer { tokens }), true).await;
+    let head = site.head().await;
+    let send = async |hook: &str, token: &str, body: String| {
+        let request = Request::post(format!("/hooks/generic/{hook}")).header(AUTHORIZATION, format!("Bearer {token}"));
+        site.send(request.body(body.into()).unwrap()).await
+    };
+    let named = |namespace: &str, more: &str| format!(r#"{{"namespace": "{namespace}", "name": "podinfo"{more}}}"#);
+    let deployment = format!(r#", "deployment": "{DEPLOYMENT}""#);
+    for hook in ["rollout", "post-rollout", "rollback"] {
+        let told = send(hook, "eu", named("prod", "")).await.problem(403);
+        assert!(told.contains("the namespace prod") && told.contains("`sources.generic.auth.tokens[0].namespaces`"));
+        let told = send(&format!("{hook}?cluster=us"), "eu", named("test", "")).await.problem(403);
+        assert!(told.contains("the cluster us") && told.contains("`sources.generic.auth.tokens[0].cluster`"), "{told}");
+    }
+    let told = send("rollout", "eu", named("test", "")).await.problem(404);
+    assert!(told.contains("no pipeline selects eu:test/podinfo"), "{told}");
+    // Flagger's deployment is of no cluster: named, it is still not this credential's.
+    send("rollback", "eu", named("prod", &deployment)).await.problem(403);
+    let told = send("rollback", "eu", named("test", &deployment)).await.problem(404);
+    assert!(told.contains("eu:test/podinfo has no deployment"), "{told}");
+    assert_eq!(site.head().await, head, "nothing is recorded");
+    assert_eq!(send("rollback", "any", named("test", &deployment)).await.status, 200);
+    let records = site.get(&format!("/api/v1/deployments/{DEPLOYMENT}/records")).await.json();
+    assert_eq!(records["records"].as_array().unwrap().last().unwrap()["by"], "generic bearer:2");
+}
+
+#[tokio::test]
+async fn secrets_are_exchanged_while_it_serves() {
+    let access = |token: &str, api: &str| {
+        let mut access = Access::default();
+        let tokens = vec![Key::new(token, None, Grant::default())];
+        access.sources.insert(Source::Generic, Credentials::Bearer { tokens });
+        let secret = api.as_bytes().to_vec();
+        access.api_tokens.push(ApiToken { name: "ops".into(), secret, scope: Scope::Read });
+        Arc::new(access)
+    };
+    let (exchange, in_force) = watch::channel(access("old", "old-api"));
+    let site = Site::with(Settings { access: in_force, ..Settings::default() }, true).await;
+    let send = async |method: &str, path: &str, token: &str| {
+        let request = Request::builder().method(method).uri(path).header(AUTHORIZATION, format!("Bearer {token}"));
+        site.send(request.body(BODY.into()).unwrap()).await.status
+    };
+    let both = async |token: &str, api: &str| {
+        (send("POST", "/hooks/generic/rollout", token).await, send("GET", "/api/v1/deployments", api).await)
+    };
+    assert_eq!((both("old", "old-api").await, both("new", "new-api").await), ((404, 200), (401, 401)));
+    exchange.send_replace(access("new", "new-api"));
+    assert_eq!((both("old", "old-api").await, both("new", "new-api").await), ((401, 401), (404, 200)));
 }
 
 #[tokio::test]
