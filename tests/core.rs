@@ -16,6 +16,8 @@ mod late;
 mod model;
 #[path = "core/pipelines.rs"]
 mod pipelines;
+#[path = "core/random.rs"]
+mod random;
 #[path = "core/rollbacks.rs"]
 mod rollbacks;
 #[path = "core/rollouts.rs"]

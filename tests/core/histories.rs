@@ -426,7 +426,8 @@ fn play(source: Source, pipeline: Pipeline, moves: &[Move]) {
     kept_successes(&game.model);
 }
 
-fn config() -> Config {
+/// How many histories are played: `STAGEHOOK_HISTORIES`, or enough for every day.
+pub fn config() -> Config {
     let cases = std::env::var("STAGEHOOK_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(2500);
     Config { cases, failure_persistence: None, ..Config::default() }
 }

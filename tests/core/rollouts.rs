@@ -252,6 +252,36 @@ fn a_replayed_rollback_does_not_reach_the_next_deployment() {
     assert_eq!(world.state(), State::Progressing, "the second deployment goes on");
 }
 
+#[test]
+fn a_call_that_was_told_to_come_again_runs_when_it_does() {
+    let mut world = World::generic(stages());
+    world.draining = true;
+    let reply = gate(&mut world, "k1", None);
+    assert_eq!(world.verdict(&reply), Verdict::Pending);
+    world.crash();
+    let again = gate(&mut world, "k1", None);
+    assert!(world.waits(&again));
+    assert_eq!(world.all_succeed(), ["check"]);
+}
+
+#[test]
+fn a_call_that_was_rejected_before_a_release_runs_after_it() {
+    let mut world = World::generic(stages());
+    world.forward(Hook::PreRollout, "a");
+    world.all_succeed();
+    let id = world.id();
+    world.operate(id, Operation::Close);
+    world.operate(id, Operation::Rollback { now: true });
+    world.all_succeed();
+    let rejected = gate(&mut world, "k1", None);
+    assert_eq!(world.verdict(&rejected), Verdict::Rejected);
+    let again = gate(&mut world, "k1", None);
+    assert_eq!(world.verdict(&again), Verdict::Rejected);
+    world.operate(id, Operation::Release);
+    let over = gate(&mut world, "k1", None);
+    assert_eq!(world.verdict(&over), Verdict::Rejected, "the deployment that it was answered for is over");
+}
+
 fn unattended(world: &World, id: &str, hook: Hook, says: Says) -> Call {
     Call { unattended: true, ..about(world, id, hook, says) }
 }

@@ -22,7 +22,8 @@ impl Turn<'_> {
         let reply = self.call(call);
         let about = match &reply {
             Reply::Wait(WaitKey::Hook(id, _) | WaitKey::Replay(id)) => Some(*id),
-            Reply::Answer(answer) => answer.deployment,
+            // One that is told to call again was not answered yet.
+            Reply::Answer(answer) if answer.verdict != Verdict::Pending => answer.deployment,
             _ => None,
         };
         if let Some(id) = about {
@@ -44,7 +45,7 @@ impl Turn<'_> {
         let (replay, known) = match reply {
             Reply::Wait(WaitKey::Replay(_)) => (true, None),
             Reply::Answer(Answer { subject: Subject::Note, .. }) => return,
-            Reply::Answer(Answer { subject, verdict, message, .. }) if *verdict != Verdict::Pending => {
+            Reply::Answer(Answer { subject, verdict, message, .. }) => {
                 (*subject == Subject::Replay, Some(Finding { verdict: *verdict, message: message.clone() }))
             }
             _ => (false, None),
@@ -72,11 +73,16 @@ impl Turn<'_> {
         match &call.says {
             Says::Opening { .. } | Says::Forward { .. } | Says::Succeeded { .. } | Says::Reconciled { .. } => {
                 let Some(pass) = deployment.pass(call.hook) else {
-                    // No stage ran: there was none, or the rollout did not go on.
-                    let end = PassEnd::Approved;
-                    let goes_on = deployment.goes_on(call.hook) || deployment.end().is_some_and(is_success);
-                    let over = || answer::over(deployment, call.hook);
-                    let answer = if goes_on { answer::gate(deployment, call.hook, &end) } else { over() };
+                    let succeeded = deployment.end().is_some_and(is_success);
+                    let answer = match deployment.pipeline.on_hook(call.hook).next() {
+                        None if deployment.goes_on(call.hook) || succeeded => {
+                            answer::gate(deployment, call.hook, &PassEnd::Approved)
+                        }
+                        // It was rejected without a stage, and a person has let it go on since.
+                        Some(_) if deployment.goes_on(call.hook) => return None,
+                        _ if deployment.undone => return Some(self.undone(id, call.hook)),
+                        _ => answer::over(deployment, call.hook),
+                    };
                     return Some(if replayed { refused() } else { Reply::Answer(answer) });
                 };
                 match &pass.end {
@@ -99,7 +105,11 @@ impl Turn<'_> {
             }
             Says::Failed { .. } | Says::Undo { .. } | Says::Reverted { .. } => match &deployment.standing {
                 Standing::RollingBack { .. } => Some(Reply::Wait(WaitKey::Replay(id))),
-                Standing::Progressing => None,
+                // It had nothing to undo, and what it was answered for goes on.
+                Standing::Progressing if replayed => Some(refused()),
+                Standing::Progressing => {
+                    Some(note(call.hook, Some(id), format!("this call was answered before, and {id} goes on")))
+                }
                 Standing::Ended(end) => {
                     let unheard = deployment.replay.as_ref().is_some_and(|replay| !replay.delivered);
                     if replayed && !unheard {
