@@ -113,7 +113,7 @@ pub(super) fn files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 /// One name, one pipeline: lists and messages name pipelines by it.
-fn check_names(loaded: &[Loaded], faults: &mut Vec<Diagnostic>) {
+pub(super) fn check_names(loaded: &[Loaded], faults: &mut Vec<Diagnostic>) {
     let mut names: HashMap<&str, &Loaded> = HashMap::new();
     for this in loaded.iter().filter(|loaded| loaded.native) {
         let name = this.pipeline.name.as_str();
@@ -126,7 +126,8 @@ fn check_names(loaded: &[Loaded], faults: &mut Vec<Diagnostic>) {
     }
 }
 
-fn check_ties(loaded: &[Loaded], faults: &mut Vec<Diagnostic>) {
+/// Two that could both be meant are refused.
+pub(super) fn check_ties(loaded: &[Loaded], faults: &mut Vec<Diagnostic>) {
     for (index, this) in loaded.iter().enumerate() {
         let tied = loaded.iter().take(index).find(|other| other.selector.ties(&this.selector));
         if let Some(other) = tied {

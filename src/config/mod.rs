@@ -13,6 +13,7 @@ mod fields;
 mod file;
 mod globs;
 mod layers;
+pub mod one_file;
 pub mod pipeline;
 mod read;
 pub mod reload;

@@ -16,9 +16,9 @@ use super::globs::Automaton;
 /// The fields of a selector.
 #[derive(Clone, Debug)]
 pub(super) struct Selector {
-    name: Pattern,
-    namespace: Pattern,
-    cluster: Pattern,
+    pub name: Pattern,
+    pub namespace: Pattern,
+    pub cluster: Pattern,
     source: Pattern,
 }
 
@@ -53,10 +53,19 @@ impl Selector {
 
     /// Whether an application is selected.
     pub fn matches(&self, source: Source, application: &Application) -> bool {
+        self.is_for(application) && self.is_told_by(source.as_str())
+    }
+
+    /// Whether an application is selected, whoever tells of it.
+    pub fn is_for(&self, application: &Application) -> bool {
         self.name.matches(Some(application.name.as_str()))
             && self.namespace.matches(Some(application.namespace.as_str()))
             && self.cluster.matches(application.cluster.as_ref().map(|cluster| cluster.as_str()))
-            && self.source.matches(Some(source.as_str()))
+    }
+
+    /// Whether a source is selected, by its name.
+    pub fn is_told_by(&self, source: &str) -> bool {
+        self.source.matches(Some(source))
     }
 
     /// How specific it is.
@@ -74,8 +83,9 @@ impl Selector {
     }
 }
 
+/// One field of a selector.
 #[derive(Clone, Debug)]
-enum Pattern {
+pub(super) enum Pattern {
     Any,
     Literal(String),
     Glob { prefix: String, matcher: GlobMatcher, automaton: Automaton },
@@ -85,6 +95,14 @@ enum Pattern {
 const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
 
 impl Pattern {
+    /// The one text that it matches, where it is one.
+    pub fn literal(&self) -> Option<&str> {
+        match self {
+            Self::Literal(text) => Some(text),
+            Self::Any | Self::Glob { .. } => None,
+        }
+    }
+
     fn read(fields: &mut Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Self {
         let Some(node) = fields.get(name) else { return Self::Any };
         let Some(text) = text(node, name, faults) else { return Self::Any };
