@@ -10,6 +10,8 @@ use crate::domain::names::{Application, InvalidName, Revision, Source};
 use crate::domain::span::Span;
 use crate::domain::summary::State;
 
+use super::webhooks::Caller;
+
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
@@ -42,6 +44,8 @@ pub(super) enum Command {
     Check(CheckArgs),
     /// Show what runs on which hook of an application, and what a rollback would replay
     Plan(PlanArgs),
+    /// Print what a delivery tool needs to call Stagehook: its webhooks, with timeouts from the pipeline's stages
+    Webhooks(WebhooksArgs),
     /// Call a hook as a delivery tool would, and show the answer
     Send(SendArgs),
     /// List the deployments, newest first
@@ -109,6 +113,21 @@ pub(super) struct PlanArgs {
     pub source: Source,
     #[arg(long, value_enum, default_value_t)]
     pub output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WebhooksArgs {
+    /// Who is to call
+    pub caller: Caller,
+    /// The pipeline file: native or PipeCD, with one pipeline or several
+    #[arg(long, value_name = "FILE")]
+    pub pipeline: PathBuf,
+    /// Where the caller reaches the service, for example http://stagehook.stagehook
+    #[arg(long, value_name = "URL")]
+    pub url: String,
+    /// The application, where the pipeline's selector leaves it open, or the file has several pipelines
+    #[arg(long = "app", value_name = "APP")]
+    pub application: Option<Application>,
 }
 
 #[derive(Debug, clap::Args)]

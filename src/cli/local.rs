@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use crate::config::catalog::{Catalog, Selected};
 use crate::config::diagnostic::{Diagnostic, Severity};
+use crate::config::one_file::{self, Described};
 use crate::config::settings::Settings;
 use crate::domain::names::{Application, Source};
+use crate::domain::span::Span;
 
 use super::Environment;
 use super::failure::Failure;
@@ -73,6 +75,29 @@ pub(super) fn pipeline(
     let (catalog, _) =
         Catalog::load(&settings.pipelines, &settings.pipeline_defaults()).map_err(|faults| unusable(&faults))?;
     Ok(catalog.select(source, application))
+}
+
+/// A pipeline file that need not be among those of the settings.
+#[derive(Debug)]
+pub(super) struct PipelineFile {
+    /// What it holds, in its order.
+    pub pipelines: Vec<Described>,
+    /// What is odd about it.
+    pub warnings: Vec<Diagnostic>,
+    /// `execution.killGrace`: how much longer than its timeout a script may take.
+    pub kill_grace: Span,
+}
+
+/// Reads one pipeline file, with what the settings decide where it is silent.
+pub(super) fn pipeline_file(
+    config: Option<&Path>,
+    environment: &Environment,
+    path: &Path,
+) -> Result<PipelineFile, Failure> {
+    let settings = settings(config, environment)?;
+    let (pipelines, warnings) =
+        one_file::load(path, &settings.pipeline_defaults()).map_err(|faults| unusable(&faults))?;
+    Ok(PipelineFile { pipelines, warnings, kill_grace: settings.execution.kill_grace })
 }
 
 fn settings(config: Option<&Path>, environment: &Environment) -> Result<Settings, Failure> {

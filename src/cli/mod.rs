@@ -4,7 +4,7 @@
 //! [`Invocation::Serve`]. It shares no code with `http` either; what both know is the API's documented JSON.
 //!
 //! In it: `args` (what can be typed), `client` (HTTP), `target` (which server, from arguments or settings),
-//! `deployments`, `show`, `logs`, `send`, `health` (client commands), `check`, `plan`, `ledger` (offline commands),
+//! `deployments`, `show`, `logs`, `send`, `health` (client commands), `check`, `plan`, `webhooks`, `ledger` (offline commands),
 //! `local` (all that is read of settings and pipelines), `view` (the API's JSON), `text` (tables, times, escaping), `out` (standard output), `failure` (exit codes).
 
 mod args;
@@ -23,6 +23,7 @@ mod show;
 mod target;
 mod text;
 mod view;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -118,6 +119,7 @@ fn dispatch(task: Task, environment: &Environment, out: &mut Out) -> Result<(), 
         Command::Check(args) => check::check(&args, config, environment, out),
         Command::Schema => check::schema(out),
         Command::Plan(args) => plan::plan(&args, config, environment, out),
+        Command::Webhooks(args) => webhooks::webhooks(&args, config, environment, out),
         Command::Ledger(LedgerCommand::Verify(args)) => ledger::verify(&args, config, environment, out),
         Command::Ledger(LedgerCommand::Head(args)) => ledger::head(&args, config, environment, out),
         Command::Send(args) => block_on(send::send(&args, &target(&args.server)?, out)),
