@@ -106,6 +106,10 @@ fn names(place: &Place) -> String {
 
 const OPERATION: &str = "app.metadata.uid + '/' + app.status.operationState.startedAt";
 
+/// What was degraded before the sync has ended is not told: the sync may be the remedy.
+const DEGRADED: &str = " and app.status.health.status == 'Degraded' \
+    and !time.Parse(app.status.health.lastTransitionTime).Before(time.Parse(app.status.operationState.finishedAt))";
+
 fn notifications(out: &mut String, wiring: &Wiring<'_>) {
     let _ = write!(
         out,
@@ -143,7 +147,7 @@ data:
     for (phases, health, send) in [
         ("'Error', 'Failed'", "", "stagehook-sync-failed"),
         ("'Succeeded'", " and app.status.health.status == 'Healthy'", "stagehook-deployed"),
-        ("'Succeeded'", " and app.status.health.status == 'Degraded'", "stagehook-health-degraded"),
+        ("'Succeeded'", DEGRADED, "stagehook-health-degraded"),
     ] {
         let _ = write!(
             out,

@@ -37,12 +37,10 @@ spec:
     name: {object}
   # info is all of them: the successes as well as the failures.
   eventSeverity: info
-  # Leave the kind out that does not deploy it. Name only what a pipeline is for: of each other, every event is a 404.
+  # The kind that deploys it, HelmRelease or Kustomization; never both under one name: they would be one application, and
+  # end each other's deployments. Name only what a pipeline is for: of each other, every event is a 404.
   eventSources:
     - kind: HelmRelease
-      namespace: {namespace}
-      name: {name}
-    - kind: Kustomization
       namespace: {namespace}
       name: {name}
   # Said every few seconds while something else is awaited, and neither a success nor a failure.
