@@ -98,6 +98,20 @@ fn variables_lie_over_the_file_and_the_file_over_the_defaults() {
 }
 
 #[test]
+fn a_source_with_a_hyphen_is_set_by_a_variable_that_has_none() {
+    for name in ["STAGEHOOK_SOURCES__ARGO_ROLLOUTS__ENABLED", "STAGEHOOK_SOURCES__ARGOROLLOUTS__ENABLED"] {
+        assert!(good("", &[(name, "true")]).sources[&Source::ArgoRollouts].enabled, "{name}");
+    }
+    expect(
+        "",
+        &[("STAGEHOOK_SOURCES__ARGO_ROLLOUT__ENABLED", "true")],
+        &[
+            "STAGEHOOK_SOURCES__ARGO_ROLLOUT__ENABLED there is no such setting; did you mean STAGEHOOK_SOURCES__ARGO_ROLLOUTS?",
+        ],
+    );
+}
+
+#[test]
 fn variables_of_others_are_no_settings() {
     good(
         "",

@@ -209,7 +209,7 @@ fn empty() -> config::Value {
     config::Value::new(None, ValueKind::Nil)
 }
 
-/// A path of settings, as `config` knows it. There are letters alone in it, so nothing needs to be quoted.
+/// A path of settings, as `config` knows it. There are letters and hyphens alone in it, so nothing needs to be quoted.
 fn dotted(path: &[&str]) -> String {
     path.iter().fold(ROOT.to_owned(), |dotted, name| format!("{dotted}.{KEYS}.{name}"))
 }
@@ -269,7 +269,7 @@ fn is_of_a_service(rest: &str, value: &str) -> bool {
 }
 
 fn fold(text: &str) -> String {
-    text.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect()
+    text.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect()
 }
 
 /// The setting that a variable names, or what is wrong with the name and a hint.
@@ -288,7 +288,7 @@ fn find<'s>(rest: &str, shape: &'s Shape) -> Result<(Vec<&'static str>, &'s Shap
             let hint = match nearest(segment, names.clone()) {
                 Some(near) => {
                     path.push(near);
-                    format!("did you mean {PREFIX}{}?", path.join("__").to_uppercase())
+                    format!("did you mean {PREFIX}{}?", path.join("__").to_uppercase().replace('-', "_"))
                 }
                 None => format!("known there are {}", names.collect::<Vec<_>>().join(", ")),
             };
