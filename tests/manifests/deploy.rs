@@ -103,11 +103,16 @@ fn the_settings_and_the_pipelines_load_as_they_would_in_the_pod() {
 }
 
 #[test]
-fn the_variables_of_a_service_named_stagehook_would_stop_it() {
+fn the_variables_of_a_service_named_stagehook_are_no_settings() {
     let deployment = object("deployment.yaml");
     let mut pod = Pod::new(&deployment);
-    pod.env.insert("STAGEHOOK_PORT".into(), "tcp://10.0.0.1:80".into());
-    assert!(Settings::load(None, &pod.env).is_err(), "else enableServiceLinks need not be off");
+    let file = pod.env["STAGEHOOK_CONFIG"].clone();
+    let without = Settings::load(Some(Path::new(&file)), &pod.env).unwrap();
+    for (name, value) in [("PORT", "tcp://10.0.0.1:80"), ("SERVICE_HOST", "10.0.0.1"), ("SERVICE_PORT_HTTP", "80")] {
+        pod.env.insert(format!("STAGEHOOK_{name}"), value.into());
+    }
+    assert_eq!(Settings::load(Some(Path::new(&file)), &pod.env).unwrap(), without);
+    // And the pod is given none of them: only the API server's variables, for kubectl in scripts.
     assert_eq!(deployment["spec"]["template"]["spec"]["enableServiceLinks"], false);
 }
 
