@@ -98,13 +98,15 @@ pub enum Says {
     },
 }
 
-/// What an event of Flagger means for the open deployment.
+/// What an event means for the open deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tells {
     /// A rollout begins: whatever was going on before is over.
     Start,
     /// The analysis begins again for another revision: the one in progress is given up.
     Restart,
+    /// It failed, if this rollout is the one in progress; of one that is over it is nothing.
+    Failure,
     /// Nothing that matters here.
     Other,
 }

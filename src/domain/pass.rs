@@ -69,7 +69,7 @@ impl Deployment {
     /// A stage that is running is the pass's business, not this function's.
     pub fn next_on(&self, hook: Hook, from: usize) -> Next<'_> {
         for (_, stage) in self.pipeline.on_hook(hook).filter(|(index, _)| *index >= from) {
-            match self.last_forward(&stage.id).map_or(Again::Run, |run| again(stage, run)) {
+            match self.last_forward(&stage.id).map_or(Again::Run, |run| again(stage, run, self.polled)) {
                 Again::Run => return Next::Run(stage),
                 Again::Reject => return Next::Kept(stage),
                 Again::Keep => {}
@@ -94,11 +94,13 @@ enum Again {
     Reject,
 }
 
-/// Whether a stage that has run runs again when its hook is called again.
-fn again(stage: &Stage, run: &Run) -> Again {
+/// Whether a stage that has run runs again when its hook is called again. Not for a caller that polls: each poll is the
+/// same question, whatever the stage's `repeat` says.
+fn again(stage: &Stage, run: &Run, polled: bool) -> Again {
     let Some(outcome) = run.outcome() else { return Again::Keep };
     let on_interrupt = stage.script().map_or(OnInterrupt::Rerun, |script| script.on_interrupt);
-    match (outcome, stage.repeat()) {
+    let repeat = if polled { Repeat::Once } else { stage.repeat() };
+    match (outcome, repeat) {
         (Outcome::Interrupted | Outcome::Cancelled, _) if run.released => Again::Run,
         (Outcome::Interrupted, _) => match on_interrupt {
             OnInterrupt::Rerun => Again::Run,

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
-use super::names::{Revision, RolloutId, StageId, StreamId};
+use super::names::{Revision, RolloutId, Source, StageId, StreamId};
 use super::pass::{Next, Pass, PassEnd};
 use super::pipeline::{Pipeline, PipelineHash};
 use super::record::{
@@ -94,6 +94,7 @@ impl Stream {
                     request: None,
                     undone: false,
                     end_seen: false,
+                    polled: self.id.source == Source::ArgoRollouts,
                     passes: Vec::new(),
                     replay: None,
                     runs: Vec::new(),
@@ -212,6 +213,8 @@ pub struct Deployment {
     pub undone: bool,
     /// That end was seen since.
     pub end_seen: bool,
+    /// Its caller asks one question again until it is answered: what has run for it is not run again.
+    pub polled: bool,
     /// The newest pass of each hook.
     pub passes: Vec<(Hook, Pass)>,
     /// The newest replay.

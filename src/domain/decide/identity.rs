@@ -82,6 +82,8 @@ impl Turn<'_> {
                 }
             } else if current.undone && self.matches(current, revision) {
                 return self.undone(id, call.hook);
+            } else if let Some(reply) = self.still_there(current, call, revision) {
+                return reply;
             }
         }
         match self.open(call.hook, revision.cloned(), None, &call.about) {
@@ -448,10 +450,14 @@ impl Turn<'_> {
         let (id, known) = (current.id, current.revision.is_some());
         let (started, restarted) = (current.start_noted, current.restart_noted);
         self.emit(id, Event::Noted { message: message.to_owned() });
+        if tells == Tells::Failure && self.deployment(id).is_some_and(|d| self.may_be(d)) {
+            let reason = self.requested_or(id, Reason::Failed);
+            return self.replay(id, reason, false, call);
+        }
         match tells {
             Tells::Start if known && !started => self.emit(id, Event::StartNoted),
             Tells::Restart if !started && !restarted => self.emit(id, Event::RestartNoted),
-            Tells::Start | Tells::Restart | Tells::Other => {}
+            Tells::Start | Tells::Restart | Tells::Failure | Tells::Other => {}
         }
         note(call.hook, Some(id), "noted".to_owned())
     }

@@ -33,6 +33,10 @@ impl Turn<'_> {
     }
 
     fn remember(&mut self, id: DeploymentId, call: &Call, reply: &Reply) {
+        // Told again it is a note again. Flux has one at every interval, for ever.
+        if matches!(reply, Reply::Answer(Answer { subject: Subject::Note, .. })) {
+            return;
+        }
         let Some(deployment) = self.deployment(id) else { return };
         if let Some(key) = &call.key {
             // Cut by a restart, the same call began again: it is known, and so is where it reports to.
@@ -44,7 +48,6 @@ impl Turn<'_> {
         let Some(to) = call.report.clone() else { return };
         let (replay, known) = match reply {
             Reply::Wait(WaitKey::Replay(_)) => (true, None),
-            Reply::Answer(Answer { subject: Subject::Note, .. }) => return,
             Reply::Answer(Answer { subject, verdict, message, .. }) => {
                 (*subject == Subject::Replay, Some(Finding { verdict: *verdict, message: message.clone() }))
             }
@@ -146,7 +149,9 @@ impl Turn<'_> {
                 if known.undone {
                     return Some(self.undone(id, call.hook));
                 }
-                if ends_once || !is_current || known.end().is_none_or(is_success) { over(self) } else { None }
+                // Only a gate begins anew: what is only told may be told late.
+                let once = ends_once || call.unattended;
+                if once || !is_current || known.end().is_none_or(is_success) { over(self) } else { None }
             }
             Says::Succeeded { revision } => {
                 let (standing, promoted, undone) = (known.standing.clone(), known.promoted, known.undone);
@@ -198,6 +203,24 @@ impl Turn<'_> {
         if let (Some(revision), true) = (revision, self.deployment(id).is_some_and(|d| d.revision.is_none())) {
             self.emit(id, Event::RevisionAdopted { revision: revision.clone() });
         }
+    }
+
+    /// A gate of a rollout that was told to have succeeded, where a revision names one rollout, and not only what is
+    /// rolled out: a poll that came late, or Flux, which has put in place again what somebody had changed. It is no
+    /// rollout of its own.
+    pub(super) fn still_there(&self, told: &Deployment, call: &Call, revision: Option<&Revision>) -> Option<Reply> {
+        let source = self.stream.id.source;
+        let same = revision.is_some() && told.revision.as_ref() == revision;
+        if !told.promoted || !same || !matches!(source, Source::ArgoRollouts | Source::Flux) {
+            return None;
+        }
+        if call.unattended {
+            let message = format!("{} was told to have succeeded before, so this begins no other rollout", told.id);
+            return Some(note(call.hook, Some(told.id), message));
+        }
+        let end = told.pass(call.hook).and_then(|pass| pass.end.as_ref());
+        let answer = end.map_or_else(|| answer::over(told, call.hook), |end| answer::gate(told, call.hook, end));
+        Some(Reply::Answer(answer))
     }
 
     /// A success that is told at every interval: the first one ends the rollout, the others are only noted.
