@@ -4,8 +4,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that finds nothing is a failed test")]
 
+#[path = "core/argo_rollouts.rs"]
+mod argo_rollouts;
+#[path = "core/argocd.rs"]
+mod argocd;
+#[path = "core/callers.rs"]
+mod callers;
 #[path = "core/deployments.rs"]
 mod deployments;
+#[path = "core/flux.rs"]
+mod flux;
 #[path = "core/gates.rs"]
 mod gates;
 #[path = "core/histories.rs"]

@@ -43,6 +43,18 @@ pub async fn call(
     }
 }
 
+/// `POST` and `PUT /hooks/argo-rollouts/{hook}`: a web metric may be told to use either.
+pub async fn metric(
+    Shared(state): Shared<State>,
+    path: std::result::Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    match path {
+        Ok(Path(hook)) => respond(&state, Source::ArgoRollouts.as_str(), Some(&hook), request).await,
+        Err(_) => Problem::unknown("the path is not valid UTF-8").into_response(),
+    }
+}
+
 /// `POST /hooks/{source}`, of sources whose payload says which hook is meant.
 pub async fn event(
     Shared(state): Shared<State>,

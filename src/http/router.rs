@@ -23,6 +23,7 @@ pub struct Peer(pub SocketAddr);
 pub fn router(state: State) -> Router {
     Router::new()
         .route("/hooks/{source}", post(hooks::event))
+        .route("/hooks/argo-rollouts/{hook}", post(hooks::metric).put(hooks::metric))
         .route("/hooks/{source}/{hook}", post(hooks::call))
         .nest("/api/v1", api::routes())
         .route("/healthz", get(health::alive))
@@ -45,7 +46,13 @@ async fn nothing_here() -> Problem {
 }
 
 async fn wrong_method(uri: Uri) -> Problem {
-    let what = if uri.path().starts_with("/hooks/") { "hooks are called with POST" } else { "see the header Allow" };
+    let what = match uri.path() {
+        path if path.starts_with("/hooks/argo-rollouts/") => {
+            "a web metric asks with GET unless it says `method: POST` (or PUT); its jsonBody then says which rollout is meant"
+        }
+        path if path.starts_with("/hooks/") => "hooks are called with POST",
+        _ => "see the header Allow",
+    };
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("this path does not take this method; {what}"))
         .logged_as("wrong method")
 }

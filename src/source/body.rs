@@ -61,7 +61,7 @@ impl Body {
         }
     }
 
-    fn needed(&self, field: &str, example: &str) -> Result<&str, BadCall> {
+    pub(super) fn needed(&self, field: &str, example: &str) -> Result<&str, BadCall> {
         self.text(field)?
             .ok_or_else(|| BadCall(format!("the field `{field}` is missing; add \"{field}\": \"{example}\"")))
     }
@@ -87,6 +87,20 @@ impl Body {
         }
         let cluster = cluster.map(|(_, text)| Cluster::new(text)).transpose()?;
         Ok(Application { cluster, namespace, name })
+    }
+
+    /// An object within this one, which must be there. It has no metadata.
+    pub(super) fn inner(&self, field: &str) -> Result<Self, BadCall> {
+        match self.value.get(field) {
+            None | Some(Value::Null) => Err(BadCall(format!("the field `{field}` is missing"))),
+            Some(value @ Value::Object(_)) => Ok(Self { value: value.clone(), metadata: BTreeMap::new() }),
+            Some(other) => Err(BadCall(format!("the field `{field}` must be an object, and it is {}", kind(other)))),
+        }
+    }
+
+    /// All metadata.
+    pub(super) fn all_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.metadata.iter().map(|(key, text)| (key.as_str(), text.as_str()))
     }
 
     /// A value of the metadata.

@@ -5,13 +5,16 @@
 //! no socket and no router either; it is handed bytes and headers, and gives back a response as a value.
 //!
 //! - [`auth`]: who calls
-//! - [`flagger`], [`generic`]: what a payload means
+//! - [`flagger`], [`generic`], [`argocd`], [`argo_rollouts`], [`flux`]: what a payload means
 //! - [`render`]: how a verdict is written
 //! - `body`: what the payloads have in common
 
+pub mod argo_rollouts;
+pub mod argocd;
 pub mod auth;
 mod body;
 pub mod flagger;
+pub mod flux;
 pub mod generic;
 pub mod render;
 
@@ -59,7 +62,8 @@ pub const fn hooks(source: Source) -> &'static [&'static str] {
     match source {
         Source::Flagger => flagger::HOOKS,
         Source::Generic => generic::HOOKS,
-        Source::Argocd | Source::ArgoRollouts => generic::HOOKS,
+        Source::Argocd => argocd::HOOKS,
+        Source::ArgoRollouts => argo_rollouts::HOOKS,
         Source::Github | Source::Flux | Source::Loadtester => &[],
     }
 }
@@ -71,8 +75,9 @@ pub fn read(source: Source, incoming: &Incoming<'_>) -> Result<Read, BadCall> {
     match source {
         Source::Flagger => flagger::parse(hook, body, cluster).map(one),
         Source::Generic => generic::parse(hook, body, cluster).map(one),
-        Source::Github | Source::Argocd | Source::ArgoRollouts | Source::Flux | Source::Loadtester => {
-            Err(BadCall(format!("{source} is not understood yet")))
-        }
+        Source::Argocd => argocd::parse(incoming).map(one),
+        Source::ArgoRollouts => argo_rollouts::parse(incoming).map(one),
+        Source::Flux => flux::read(incoming),
+        Source::Github | Source::Loadtester => Err(BadCall(format!("{source} is not understood yet"))),
     }
 }

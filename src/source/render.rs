@@ -42,6 +42,10 @@ pub enum Form {
 impl Form {
     /// What the `Accept` header prefers, else the source's default.
     pub fn of(source: Source, headers: &HeaderMap) -> Self {
+        // Its metric takes any 200 that is no JSON for a success.
+        if source == Source::ArgoRollouts {
+            return Self::Json;
+        }
         let default = match source {
             Source::Flagger => super::flagger::DEFAULT_FORM,
             Source::Generic => super::generic::DEFAULT_FORM,
@@ -113,6 +117,11 @@ pub fn status(answer: &Answer, dialect: Dialect) -> StatusCode {
     match (answer.subject, answer.verdict) {
         (_, Verdict::Pending) if dialect.unattended => StatusCode::ACCEPTED,
         (_, Verdict::Rejected) if dialect.unattended => StatusCode::OK,
+        // A metric reads the verdict in the body; what is no 2xx it asks again, a replay as well.
+        (_, Verdict::Approved | Verdict::Rejected) if dialect.source == Source::ArgoRollouts => StatusCode::OK,
+        (_, Verdict::Pending) if dialect.source == Source::ArgoRollouts => statuses.pending,
+        // The Job of SyncFail is done when the replay is: curl asks again.
+        (Subject::Replay, Verdict::Pending) if dialect.source == Source::Argocd => statuses.pending,
         (Subject::Question, Verdict::Rejected | Verdict::Pending) => StatusCode::NOT_FOUND,
         (Subject::Replay, Verdict::Pending) => StatusCode::ACCEPTED,
         (Subject::Note, _) | (_, Verdict::Approved) => StatusCode::OK,
@@ -125,7 +134,7 @@ pub fn status(answer: &Answer, dialect: Dialect) -> StatusCode {
 pub fn answer(answer: &Answer, about: About<'_>, dialect: Dialect) -> Response<String> {
     let (kind, body) = match dialect.form {
         Form::Text => ("text/plain; charset=utf-8", format!("{}\n", answer.message)),
-        Form::Json => ("application/json", json(answer, about)),
+        Form::Json => ("application/json", json(answer, about, measured(answer, dialect))),
     };
     let mut response = Response::new(body);
     *response.status_mut() = status(answer, dialect);
@@ -152,9 +161,20 @@ pub fn ignored(why: &str, form: Form) -> Response<String> {
     response
 }
 
-fn json(answer: &Answer, about: About<'_>) -> String {
+/// What a web metric of Argo Rollouts compares.
+fn measured(answer: &Answer, dialect: Dialect) -> Option<&'static str> {
+    (dialect.source == Source::ArgoRollouts).then_some(match answer.verdict {
+        Verdict::Approved => "succeeded",
+        Verdict::Rejected => "failed",
+        Verdict::Pending => "pending",
+    })
+}
+
+fn json(answer: &Answer, about: About<'_>, status: Option<&'static str>) -> String {
     #[derive(Serialize)]
     struct Document<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: Option<&'static str>,
         verdict: Verdict,
         application: &'a Application,
         deployment: Option<DeploymentId>,
@@ -163,6 +183,7 @@ fn json(answer: &Answer, about: About<'_>) -> String {
         stages: &'a [StageReport],
     }
     let document = Document {
+        status,
         verdict: answer.verdict,
         application: about.application,
         deployment: answer.deployment,
@@ -234,6 +255,54 @@ mod tests {
     }
 
     #[test]
+    fn each_caller_is_answered_in_its_own_way() {
+        use Subject::{Gate, Replay};
+        use Verdict::{Approved, Pending, Rejected};
+        let argocd = Statuses { rejected: StatusCode::UNPROCESSABLE_ENTITY, ..Statuses::default() };
+        for (source, unattended, subject, verdict, code, retry) in [
+            (Source::Argocd, false, Gate, Approved, 200, false),
+            (Source::Argocd, false, Gate, Rejected, 422, false),
+            (Source::Argocd, false, Gate, Pending, 503, true),
+            (Source::Argocd, false, Replay, Approved, 200, false),
+            (Source::Argocd, false, Replay, Rejected, 422, false),
+            (Source::Argocd, false, Replay, Pending, 503, true),
+            (Source::Argocd, true, Gate, Rejected, 200, false),
+            (Source::Argocd, true, Replay, Pending, 202, false),
+            (Source::ArgoRollouts, false, Gate, Approved, 200, false),
+            (Source::ArgoRollouts, false, Gate, Rejected, 200, false),
+            (Source::ArgoRollouts, false, Gate, Pending, 503, true),
+            (Source::ArgoRollouts, false, Replay, Pending, 503, true),
+            (Source::ArgoRollouts, true, Gate, Pending, 202, false),
+            (Source::Flux, true, Gate, Approved, 200, false),
+            (Source::Flux, true, Gate, Pending, 202, false),
+            (Source::Flux, true, Replay, Pending, 202, false),
+            (Source::Flux, true, Replay, Rejected, 200, false),
+        ] {
+            let application = "test/podinfo".parse().unwrap();
+            let about = About { application: &application, hook: "rollout" };
+            let dialect = Dialect { source, statuses: argocd, form: Form::Json, unattended };
+            let response = answer(&told(subject, verdict), about, dialect);
+            assert_eq!(response.status().as_u16(), code, "{source} {subject:?} {verdict:?} {unattended}");
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), retry, "{source} {subject:?} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_metric_reads_one_word() {
+        let application = "test/podinfo".parse().unwrap();
+        let about = About { application: &application, hook: "rollout" };
+        let (statuses, form) = (Statuses::default(), Form::Json);
+        let dialect = Dialect { source: Source::ArgoRollouts, statuses, form, unattended: false };
+        for (verdict, status) in
+            [(Verdict::Approved, "succeeded"), (Verdict::Rejected, "failed"), (Verdict::Pending, "pending")]
+        {
+            let response = answer(&told(Subject::Gate, verdict), about, dialect);
+            let value: serde_json::Value = serde_json::from_str(response.body()).unwrap();
+            assert_eq!((value["status"].as_str(), value["verdict"].as_str()), (Some(status), Some(verdict.as_str())));
+        }
+    }
+
+    #[test]
     fn the_settings_choose_the_statuses() {
         let statuses = Statuses { rejected: StatusCode::UNPROCESSABLE_ENTITY, pending: StatusCode::TOO_MANY_REQUESTS };
         assert_eq!(
@@ -272,6 +341,7 @@ mod tests {
             (Source::Generic, Some("text/plain, application/json; q=0.5"), Form::Text),
             (Source::Generic, Some("text/plain;q=0"), Form::Json),
             (Source::Flagger, Some("text/html, application/problem+json"), Form::Json),
+            (Source::ArgoRollouts, Some("text/plain"), Form::Json),
         ] {
             let headers = accept.map(|accept| (ACCEPT, HeaderValue::from_static(accept))).into_iter().collect();
             assert_eq!(Form::of(source, &headers), form, "{source} {accept:?}");

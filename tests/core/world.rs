@@ -386,8 +386,8 @@ fn assert_same(a: &Stream, b: &Stream) {
         assert!(Arc::ptr_eq(&a.pipeline, &b.pipeline));
         assert_eq!((&a.standing, &a.request, &a.replay), (&b.standing, &b.request, &b.replay));
         assert_eq!(
-            (a.promoted, a.start_noted, a.restart_noted, a.undone, a.end_seen, a.opening),
-            (b.promoted, b.start_noted, b.restart_noted, b.undone, b.end_seen, b.opening)
+            (a.promoted, a.start_noted, a.restart_noted, a.undone, a.end_seen, a.opening, a.polled),
+            (b.promoted, b.start_noted, b.restart_noted, b.undone, b.end_seen, b.opening, b.polled)
         );
         assert_eq!(a.passes, b.passes);
         assert_eq!(a.runs, b.runs);
