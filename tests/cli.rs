@@ -303,7 +303,7 @@ fn a_reader_that_goes_away_changes_nothing_about_the_exit_code() {
 }
 
 #[test]
-fn the_shipped_pipelines_and_the_example_are_sound() {
+fn the_shipped_pipelines_and_the_examples_are_sound() {
     let shipped = stagehook("check").current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
     assert_eq!((code(&shipped), out(&shipped).as_str()), (0, "2 pipelines, 0 errors, 0 warnings\n"));
 
@@ -313,6 +313,16 @@ fn the_shipped_pipelines_and_the_example_are_sound() {
     let plan = stagehook("plan test/podinfo").env("STAGEHOOK_PIPELINES", folder.path()).output().unwrap();
     assert_eq!(code(&plan), 0, "{}", err(&plan));
     assert!(out(&plan).contains("\nsmoke                   migrate\n"), "{}", out(&plan));
+    for (source, planned) in [("argocd", "migrate"), ("argo-rollouts", "migrate"), ("flux", "warm-cache")] {
+        let folder = tempfile::tempdir().unwrap();
+        let example = format!("{}/examples/{source}/pipeline.yaml", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(example, folder.path().join("pipeline.yaml")).unwrap();
+        let plan = stagehook("check").env("STAGEHOOK_PIPELINES", folder.path()).output().unwrap();
+        assert_eq!((code(&plan), out(&plan).as_str()), (0, "1 pipeline, 0 errors, 0 warnings\n"), "{source}");
+        let plan = stagehook(&format!("plan test/podinfo --source {source}"));
+        let plan = { plan }.env("STAGEHOOK_PIPELINES", folder.path()).output().unwrap();
+        assert!(code(&plan) == 0 && out(&plan).contains(planned), "{source}: {}{}", out(&plan), err(&plan));
+    }
     let other = stagehook("plan test/other").env("STAGEHOOK_PIPELINES", folder.path()).output().unwrap();
     assert_eq!((code(&other), err(&other).contains("no pipeline selects test/other")), (1, true));
 }

@@ -6,11 +6,14 @@
 mod support;
 
 mod api;
+mod argo_rollouts;
+mod argocd;
 mod bad_input;
 mod canary;
 mod crash;
 mod engine_races;
 mod flagger_sim;
+mod flux;
 mod history;
 mod identity;
 mod ledger;

@@ -19,6 +19,11 @@ pub fn stage_with(id: &str, hook: &str, with: &Value) -> Value {
     stage
 }
 
+/// A stage that runs at the end of every rollback: it has nothing to undo itself.
+pub fn rollback_stage(id: &str) -> Value {
+    json!({"id": id, "name": "SCRIPT_RUN", "hook": "rollback", "with": {"run": SCRIPT}})
+}
+
 /// A native pipeline for `test/podinfo`.
 pub fn pipeline(stages: &[Value]) -> Value {
     pipeline_for("test", "podinfo", stages)
