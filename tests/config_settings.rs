@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use stagehook::config::secret::{Environment, SecretRef};
 use stagehook::config::settings::{Auth, Credentials, DEFAULT, LogFormat, Scope, Settings};
+use stagehook::config::tls::ClientAuth;
 use stagehook::domain::names::Source;
 use stagehook::domain::span::Span;
 
@@ -355,6 +356,20 @@ fn github_is_closed_until_it_has_a_secret_and_that_is_its_webhooks() {
     }
     let signed = good("sources: {github: {auth: {type: hmac-sha256, secrets: [{fromEnv: T}]}}}\n", &[]);
     assert!(matches!(signed.sources[&Source::Github].auth, Some(Auth::HmacSha256 { .. })));
+}
+
+#[test]
+fn tls_needs_a_certificate_and_its_key() {
+    assert_eq!(good("", &[]).server.tls, None);
+    let tls = [("STAGEHOOK_SERVER__TLS__CERTIFICATE", "c.pem"), ("STAGEHOOK_SERVER__TLS__KEY", "k.pem")];
+    let found = good("server: {tls: {clientCa: ca.pem, clientAuth: optional}}\n", &tls).server.tls.unwrap();
+    assert_eq!((found.certificate, found.key), (PathBuf::from("c.pem"), PathBuf::from("k.pem")));
+    assert!(found.client_ca.unwrap().ends_with("ca.pem") && found.client_auth == ClientAuth::Optional);
+    expect("server: {tls: {certificate: a}}\n", &[], &["1:16 server.tls has certificate, and no key; {certificate:"]);
+    expect("server: {tls: {key: a}}\n", &[], &["1:16 server.tls has key, and no certificate"]);
+    expect("server: {tls: {clientCa: a}}\n", &[], &["1:16 server.tls has clientCa, and no certificate"]);
+    expect("server: {tls: {clientAuth: maybe}}\n", &[], &["1:28 clientAuth is one of required, optional, and not"]);
+    expect("server: {tls: {cert: a}}\n", &[], &["1:16 unknown key \"cert\" in tls"]);
 }
 
 #[test]

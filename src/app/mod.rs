@@ -4,6 +4,7 @@
 
 mod access;
 mod logging;
+mod rotation;
 mod serve;
 
 use std::io::IsTerminal as _;

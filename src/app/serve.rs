@@ -10,10 +10,12 @@ use ::http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{access, logging};
+use super::logging;
+use super::rotation::{InForce, Rotation};
 use crate::config::reload::Reloader;
 use crate::config::secret::Environment;
 use crate::config::settings::{self, Secrets, Settings};
+use crate::config::tls::Tls;
 use crate::domain::names::Source;
 use crate::domain::record::Owner;
 use crate::engine::{self, Engine, clock};
@@ -32,13 +34,13 @@ struct Refused(String);
 /// Serves until SIGTERM or SIGINT. Exit code 0 after a drain; 2 where it did not start: settings or pipelines at
 /// fault, a ledger in use, an address taken.
 pub fn serve(config: Option<&Path>, environment: &Environment) -> ExitCode {
-    let result = prepare(config, environment).and_then(|(settings, secrets, reloader)| {
-        logging::install(&settings.log);
+    let result = prepare(config, environment).and_then(|prepared| {
+        logging::install(&prepared.settings.log);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
             .map_err(|error| Refused(format!("error: the runtime can't be started: {error}")))?;
-        runtime.block_on(run(settings, secrets, reloader, environment))
+        runtime.block_on(run(prepared, config, environment))
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,30 +54,37 @@ pub fn serve(config: Option<&Path>, environment: &Environment) -> ExitCode {
     }
 }
 
-fn prepare(config: Option<&Path>, environment: &Environment) -> Result<(Settings, Secrets, Reloader), Refused> {
+/// All that was read before anything is started.
+struct Prepared {
+    settings: Settings,
+    secrets: Secrets,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    reloader: Reloader,
+}
+
+fn prepare(config: Option<&Path>, environment: &Environment) -> Result<Prepared, Refused> {
     let refused = |lines: Vec<String>| Refused(lines.join("\n"));
     let settings = Settings::load(config, environment)
         .map_err(|faults| refused(faults.iter().map(ToString::to_string).collect()))?;
     let secrets = settings
         .resolve(environment)
         .map_err(|errors| refused(errors.iter().map(|error| format!("error: {error}")).collect()))?;
+    let tls = settings.server.tls.as_ref().map(Tls::load).transpose();
+    let tls = tls.map_err(|error| Refused(format!("error: {error}")))?;
     let reloader = Reloader::open(&settings.pipelines, settings.pipeline_defaults())
         .map_err(|faults| refused(faults.iter().map(ToString::to_string).collect()))?;
-    Ok((settings, secrets, reloader))
+    Ok(Prepared { settings, secrets, tls, reloader })
 }
 
-async fn run(
-    settings: Settings,
-    secrets: Secrets,
-    reloader: Reloader,
-    environment: &Environment,
-) -> Result<(), Refused> {
+async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environment) -> Result<(), Refused> {
+    let Prepared { settings, secrets, tls, reloader } = prepared;
     let unavailable = |why: String| Refused(format!("error: {why}"));
     // From the first moment on: a signal must not end the service without its drain.
     let mut signals = Signals::listen().map_err(|error| unavailable(format!("signals can't be handled: {error}")))?;
     // Before the recovery, which may take its time: what changes meanwhile must not wait for the next change.
     let reloader = Arc::new(reloader);
     follow(&reloader);
+    let (rotation, in_force) = Rotation::new(config, environment, &settings, &secrets, tls);
     for diagnostic in reloader.status().diagnostics {
         tracing::warn!("{diagnostic}");
     }
@@ -89,14 +98,20 @@ async fn run(
     let engine_settings = engine_settings(&settings, environment, &metrics);
     let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
     watch_reloads(&reloader, &metrics);
-    let state = http::State::new(engine.clone(), http_settings(&settings, &secrets), metrics, is_loopback(address));
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), pipelines = reloader.current().len(), "listening");
+    let http_settings = http_settings(&settings, in_force);
+    let scheme = if http_settings.tls.is_some() { "https" } else { "http" };
+    let state = http::State::new(engine.clone(), http_settings, metrics, is_loopback(address));
+    tracing::info!(%address, scheme, version = env!("CARGO_PKG_VERSION"), pipelines = reloader.current().len(), "listening");
     let (grace, kill_grace) = (settings.server.shutdown_grace.0, settings.execution.kill_grace.0);
     http::serve(listener, state, async {
         while let Asked::Reload = signals.next().await {
-            let reloader = Arc::clone(&reloader);
-            // Reading files blocks. A panic in it is logged by the runtime; the old pipelines stay.
-            let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+            let (reloader, rotation) = (Arc::clone(&reloader), Arc::clone(&rotation));
+            // Reading files blocks. A panic in it is logged by the runtime; what was in force stays.
+            let _ = tokio::task::spawn_blocking(move || {
+                rotation.reload();
+                reloader.reload()
+            })
+            .await;
         }
         tracing::info!("shutting down: nothing more is started");
         engine.drain(grace, kill_grace).await;
@@ -154,7 +169,7 @@ fn instance() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn http_settings(settings: &Settings, secrets: &Secrets) -> http::Settings {
+fn http_settings(settings: &Settings, in_force: InForce) -> http::Settings {
     let source = |(source, settings): (&Source, &settings::SourceSettings)| {
         let settings = http::SourceSettings {
             enabled: settings.enabled,
@@ -165,7 +180,7 @@ fn http_settings(settings: &Settings, secrets: &Secrets) -> http::Settings {
         (*source, settings)
     };
     let sources = settings.sources.iter().map(source).collect();
-    http::Settings { sources, access: access::of(secrets).for_ever(), ..http::Settings::default() }
+    http::Settings { sources, access: in_force.access, tls: in_force.tls, ..http::Settings::default() }
 }
 
 /// A status that the settings have checked.

@@ -23,6 +23,9 @@ Environment:
   STAGEHOOK_CONFIG   the settings file, as --config
   STAGEHOOK_SERVER   the server that client commands talk to, as --server
   STAGEHOOK_TOKEN    the bearer token of client commands
+  STAGEHOOK_CA       the certificates that client commands trust, as --ca
+  STAGEHOOK_CLIENT_CERTIFICATE
+                     the certificate and key that client commands show, as --client-certificate
   STAGEHOOK_X__Y     the setting x.y, for example STAGEHOOK_SERVER__LISTEN=0.0.0.0:8080";
 
 /// Runs the stages that a rollout calls for, answers its gates, and rolls back what it started.
@@ -95,6 +98,13 @@ pub(super) struct ServerArgs {
     /// The server's URL; else the configured listen address is asked [env: STAGEHOOK_SERVER]
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
+    /// A PEM file with the certificates to trust, of the server itself or of who signed it; no others are then
+    /// [env: STAGEHOOK_CA]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// A PEM file with the certificate to show and its key [env: STAGEHOOK_CLIENT_CERTIFICATE]
+    #[arg(long, value_name = "FILE")]
+    pub client_certificate: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use super::text;
+use super::trust::Trust;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -26,8 +27,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// A client of the server at `url`; `authorization` goes with each request.
-    pub fn new(url: &str, authorization: Option<HeaderValue>) -> Result<Self, Failure> {
+    /// A client of the server at `url`; `authorization` goes with each request, to a server that is trusted.
+    pub fn new(url: &str, authorization: Option<HeaderValue>, trust: &Trust) -> Result<Self, Failure> {
         let base = Url::parse(url).map_err(|error| unusable(url, &error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.cannot_be_a_base() {
             return Err(unusable(url, "it is written http://host:port or https://host"));
@@ -44,6 +45,8 @@ impl Client {
         if base.scheme() == "http" {
             // Without this, an image that has no CA certificates could not even be asked for its health.
             builder = builder.tls_certs_only([]);
+        } else if let Some(tls) = trust.config()? {
+            builder = builder.tls_backend_preconfigured(tls);
         }
         let http = builder.build().map_err(|error| Failure::Usage(format!("no HTTP client: {}", causes(&error))))?;
         Ok(Self { http, base, authorization })
@@ -182,23 +185,23 @@ mod tests {
 
     #[test]
     fn paths_and_queries_are_encoded_and_a_prefix_stays() {
-        let client = Client::new("http://127.0.0.1:8080/hooks-of/team/?x=1", None).unwrap();
+        let client = Client::new("http://127.0.0.1:8080/hooks-of/team/?x=1", None, &Trust::default()).unwrap();
         assert_eq!(
             url(&client, &["api", "v1", "a/b"], &[("application", "c:n/o p".into())]),
             "http://127.0.0.1:8080/hooks-of/team/api/v1/a%2Fb?application=c%3An%2Fo+p"
         );
-        let client = Client::new("http://[::1]:80", None).unwrap();
+        let client = Client::new("http://[::1]:80", None, &Trust::default()).unwrap();
         assert_eq!(url(&client, &["readyz"], &[]), "http://[::1]/readyz");
     }
 
     #[test]
     fn what_is_no_server_is_refused_without_its_password() {
         for bad in ["localhost:8080", "ftp://a", "", "http://"] {
-            assert!(matches!(Client::new(bad, None), Err(Failure::Usage(_))), "{bad}");
+            assert!(matches!(Client::new(bad, None, &Trust::default()), Err(Failure::Usage(_))), "{bad}");
         }
-        let Err(failure) = Client::new("http//me:secret@host", None) else { panic!("accepted") };
+        let Err(failure) = Client::new("http//me:secret@host", None, &Trust::default()) else { panic!("accepted") };
         assert!(!failure.reason().unwrap().contains("secret"));
-        assert_eq!(Client::new("https://me:secret@host/x/", None).unwrap().name(), "https://host/x");
+        assert_eq!(Client::new("https://me:secret@host/x/", None, &Trust::default()).unwrap().name(), "https://host/x");
     }
 
     #[test]

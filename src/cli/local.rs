@@ -1,13 +1,13 @@
 //! All that the command line reads of the settings and the pipelines on this machine.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::catalog::{Catalog, Selected};
 use crate::config::diagnostic::{Diagnostic, Severity};
 use crate::config::one_file::{self, Described};
-use crate::config::settings::Settings;
+use crate::config::settings::{Server, Settings};
+use crate::config::tls::Tls;
 use crate::domain::names::{Application, Source};
 use crate::domain::span::Span;
 
@@ -23,9 +23,9 @@ pub(super) struct Checked {
     pub pipelines: usize,
 }
 
-/// Where the configured server listens.
-pub(super) fn listen(config: Option<&Path>, environment: &Environment) -> Result<SocketAddr, Failure> {
-    Ok(settings(config, environment)?.server.listen)
+/// Where the configured server listens, and how.
+pub(super) fn server(config: Option<&Path>, environment: &Environment) -> Result<Server, Failure> {
+    Ok(settings(config, environment)?.server)
 }
 
 /// The file of the configured ledger.
@@ -33,7 +33,7 @@ pub(super) fn ledger(config: Option<&Path>, environment: &Environment) -> Result
     Ok(settings(config, environment)?.ledger.path)
 }
 
-/// Checks the settings, that every secret can be read, and every pipeline file.
+/// Checks the settings, that every secret and certificate can be used, and every pipeline file.
 pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked {
     let mut checked = Checked { diagnostics: Vec::new(), pipelines: 0 };
     let settings = match Settings::load(config, &environment.variables) {
@@ -45,6 +45,9 @@ pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked
     };
     for error in settings.resolve(&environment.variables).err().unwrap_or_default() {
         // A secret is no place in a file, so there is none to name.
+        checked.diagnostics.push(Diagnostic::of_file("", error.to_string()));
+    }
+    if let Some(Err(error)) = settings.server.tls.as_ref().map(Tls::load) {
         checked.diagnostics.push(Diagnostic::of_file("", error.to_string()));
     }
     match Catalog::load(&settings.pipelines, &settings.pipeline_defaults()) {

@@ -22,6 +22,7 @@ mod send;
 mod show;
 mod target;
 mod text;
+mod trust;
 mod view;
 mod webhooks;
 

@@ -32,8 +32,10 @@ pub(super) enum Shape {
 const PREFIX: &str = "STAGEHOOK_";
 
 /// What others read: the command line, and the scripts that may call it (their own variables are STAGEHOOK_RUN_ID and the like).
-const FOREIGN: [&str; 17] = [
+const FOREIGN: [&str; 19] = [
     "CONFIG",
+    "CA",
+    "CLIENT_CERTIFICATE",
     "SERVER",
     "TOKEN",
     "HOOK",

@@ -17,11 +17,13 @@ pub mod one_file;
 pub mod pipeline;
 mod read;
 pub mod reload;
+pub mod rotation;
 pub mod schema;
 pub mod secret;
 mod selector;
 pub mod settings;
-mod watching;
+pub mod tls;
+pub mod watching;
 mod yaml;
 
 use secret::Environment;

@@ -12,6 +12,7 @@ use super::fields::{Fields, items, text};
 use super::layers::Shape;
 use super::secret::Secret;
 use super::settings::{ApiToken, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings};
+use super::tls::{ClientAuth, Tls};
 use super::yaml::{Node, Value};
 
 use Shape::{Leaf, List, Map};
@@ -32,6 +33,7 @@ const AUTH: Shape = Map(&[
     ("tokens", List),
     ("secrets", List),
 ]);
+const TLS: Shape = Map(&[("certificate", Leaf), ("key", Leaf), ("clientCa", Leaf), ("clientAuth", Leaf)]);
 const SOURCE: Shape = Map(&[
     ("enabled", Leaf),
     ("auth", AUTH),
@@ -48,7 +50,7 @@ const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("respondWithin"
 
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
-    ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf)])),
+    ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf), ("tls", TLS)])),
     ("ledger", Map(&[("url", Leaf)])),
     ("pipelines", Leaf),
     ("staleAfter", Leaf),
@@ -81,6 +83,7 @@ pub(super) const SHAPE: Shape = Map(&[
     ("log", Map(&[("format", Leaf), ("level", Leaf)])),
 ]);
 
+const CLIENT_AUTH: &[(&str, ClientAuth)] = &[("required", ClientAuth::Required), ("optional", ClientAuth::Optional)];
 const SCOPE: &[(&str, Scope)] = &[("read", Scope::Read), ("operate", Scope::Operate)];
 const FORMAT: &[(&str, LogFormat)] = &[("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
@@ -176,8 +179,38 @@ fn server(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Serv
         parsed.ok().map(|address| (address, at))
     });
     let shutdown_grace = required(fields, "shutdownGrace", faults, Fields::span);
+    let tls = section(fields, "tls", faults, tls);
     let (listen, at) = address?;
-    Some((Server { listen, shutdown_grace: shutdown_grace? }, at))
+    Some((Server { listen, shutdown_grace: shutdown_grace?, tls: tls? }, at))
+}
+
+/// The outer option is whether it is sound, the inner whether there is any.
+#[expect(clippy::option_option, reason = "the reader of a section gives an option, and none is a value of this one")]
+fn tls(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<Option<Tls>> {
+    let before = faults.len();
+    let certificate = path(fields, "certificate", faults);
+    let key = path(fields, "key", faults);
+    let client_ca = path(fields, "clientCa", faults);
+    let client_auth =
+        required(fields, "clientAuth", faults, |fields, name, faults| fields.word(name, CLIENT_AUTH, faults))?;
+    if faults.len() > before {
+        return None;
+    }
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Some(Some(Tls { certificate, key, client_ca, client_auth })),
+        (None, None) if client_ca.is_none() => Some(None),
+        (certificate, _) => {
+            let (there, missing) = match (certificate, client_ca) {
+                (Some(_), _) => ("certificate", "key"),
+                (None, Some(_)) => ("clientCa", "certificate"),
+                (None, None) => ("key", "certificate"),
+            };
+            let fault = Diagnostic::error(&fields.place(there), format!("server.tls has {there}, and no {missing}"));
+            faults
+                .push(fault.hint("{certificate: tls.crt, key: tls.key}, both PEM; or neither of them for plain HTTP"));
+            None
+        }
+    }
 }
 
 fn ledger(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Ledger, Place)> {

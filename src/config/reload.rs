@@ -4,21 +4,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use notify::RecommendedWatcher;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
 
 use super::catalog::Catalog;
 use super::diagnostic::Diagnostic;
 use super::pipeline::Defaults;
-use super::watching;
-
-/// An editor or a ConfigMap changes several names at once: what happens within this time is one change.
-const QUIET: Duration = Duration::from_millis(200);
-/// A directory that never rests is read at least this often.
-const PATIENCE: Duration = Duration::from_secs(2);
+use super::watching::{Changes, Target, Watch};
 
 /// How the last reload went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,24 +33,7 @@ pub struct Reloader {
     catalog: watch::Sender<Arc<Catalog>>,
     status: watch::Sender<ReloadStatus>,
     // Two reloads at once (a signal, a changed file) could publish the older one last.
-    loading: Mutex<Watching>,
-}
-
-/// What watches the files, once they are followed.
-#[derive(Debug, Default)]
-struct Watching {
-    changed: Option<mpsc::Sender<()>>,
-    watcher: Option<RecommendedWatcher>,
-}
-
-impl Watching {
-    /// Sets the watches anew, on what is there now; those before are kept where none can be had.
-    fn set(&mut self, directory: &Path) {
-        let Some(changed) = &self.changed else { return };
-        if let Some(watcher) = watching::watch(directory, changed) {
-            self.watcher = Some(watcher);
-        }
-    }
+    loading: Mutex<Option<Watch>>,
 }
 
 impl Reloader {
@@ -106,7 +81,9 @@ impl Reloader {
         let mut watching = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
         // First, so that what changes from here on is seen, and what changed before is read: the directory, or a link
         // to it, may have been replaced, and the watches be on what nobody reads any more.
-        watching.set(&self.directory);
+        if let Some(watching) = watching.as_mut() {
+            watching.set(Target::Pipelines(&self.directory));
+        }
         match Catalog::load(&self.directory, &self.defaults) {
             Ok((catalog, warnings)) => {
                 for warning in &warnings {
@@ -139,11 +116,10 @@ impl Reloader {
     /// Watches the files from now on, and what leads to them. Blocks for a moment.
     pub fn watch(&self) -> Changes {
         let mut watching = self.loading.lock().unwrap_or_else(PoisonError::into_inner);
-        // One seat: a change that is waiting to be seen stands for all that follow.
-        let (changed, changes) = mpsc::channel(1);
-        watching.changed = Some(changed);
-        watching.set(&self.directory);
-        Changes(changes)
+        let (mut watch, changes) = Watch::new();
+        watch.set(Target::Pipelines(&self.directory));
+        *watching = Some(watch);
+        changes
     }
 
     /// Loads the files again whenever they change. Ends only when they are watched by another; drop it to stop it.
@@ -153,20 +129,5 @@ impl Reloader {
             // It reads files. A panic there is reported by the runtime, and the next change tries again.
             let _ = tokio::task::spawn_blocking(move || this.reload()).await;
         }
-    }
-}
-
-/// The changes of the pipelines, as they happen.
-#[derive(Debug)]
-pub struct Changes(mpsc::Receiver<()>);
-
-impl Changes {
-    /// Waits for a change, and until the directory rests. None when the reloader is gone.
-    async fn next(&mut self) -> Option<()> {
-        self.0.recv().await?;
-        let rest = async { while let Ok(Some(())) = timeout(QUIET, self.0.recv()).await {} };
-        // Too restless to wait for: what is there now is read, and what comes later is a change of its own.
-        _ = timeout(PATIENCE, rest).await;
-        Some(())
     }
 }

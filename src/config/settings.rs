@@ -14,7 +14,8 @@ pub use super::credentials::{Auth, Credential, Credentials, Limits};
 use super::diagnostic::{Diagnostic, Severity};
 use super::layers::Layers;
 use super::pipeline::Defaults;
-use super::secret::{Environment, Secret, SecretError, SecretValue};
+use super::secret::{Environment, Secret, SecretError, SecretRef, SecretValue};
+use super::tls::Tls;
 use super::{read, yaml};
 
 /// The defaults, as they are shipped.
@@ -50,6 +51,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// How long a drain may take.
     pub shutdown_grace: Span,
+    /// `tls`, where it has a certificate: then the listener speaks HTTPS alone.
+    pub tls: Option<Tls>,
 }
 
 /// `ledger`.
@@ -190,6 +193,35 @@ impl Settings {
             }
         }
         if errors.is_empty() { Ok(Secrets { sources, api_tokens }) } else { Err(errors) }
+    }
+
+    /// Every file that a secret of an enabled source or of the API is read from, and those of TLS.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let sources = self.sources.values().filter(|source| source.enabled).filter_map(|source| source.auth.as_ref());
+        let secrets = sources.flat_map(Auth::secrets).chain(self.api_tokens.iter().map(|token| &token.secret));
+        let files = secrets.filter_map(|secret| match &secret.reference {
+            SecretRef::File(file) => Some(file.clone()),
+            SecretRef::Variable(_) => None,
+        });
+        let tls = self.server.tls.iter().flat_map(Tls::files);
+        files.chain(tls).collect()
+    }
+
+    /// These settings with the credentials of newer ones. A source keeps its own if the newer ones disable it: what they
+    /// say of its callers was never meant to be served.
+    pub fn with_credentials_of(&self, newer: &Self) -> Self {
+        let mut settings = self.clone();
+        for (source, settings) in &mut settings.sources {
+            if let Some(newer) = newer.sources.get(source).filter(|newer| newer.enabled) {
+                settings.auth.clone_from(&newer.auth);
+            }
+        }
+        settings.api_tokens.clone_from(&newer.api_tokens);
+        // Between HTTP and HTTPS the listener changes at a start only.
+        if let (Some(own), Some(newer)) = (&mut settings.server.tls, &newer.server.tls) {
+            own.clone_from(newer);
+        }
+        settings
     }
 
     /// What pipeline files take from the settings.

@@ -1,7 +1,7 @@
-//! What has to be watched so that no change of the pipelines is missed, and the watching of it.
+//! What has to be watched so that no change of pipelines and secrets is missed, and the watching of it.
 //!
 //! A watch is on a directory as it is now, and not on its name. So the names are watched as well: the folders in which
-//! the pipelines' directory, every link on the way to it, and every file behind a link stand. There only these names
+//! the watched directory or file, every link on the way to it, and every file behind a link stand. There only these names
 //! count, whatever else happens beside them. After a change all of it is worked out anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,15 +9,85 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// As many links as Linux follows in one path.
 const MAX_LINKS: usize = 40;
 /// How often a directory may be replaced while its watches are set, before what is there is taken.
 const MAX_ROUNDS: usize = 4;
+
+/// An editor or a ConfigMap changes several names at once: what happens within this time is one change.
+const QUIET: Duration = Duration::from_millis(200);
+/// A directory that never rests is read at least this often.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is watched, and what it is called in messages.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Target<'a> {
+    /// The pipeline files of a directory.
+    Pipelines(&'a Path),
+    /// Files that hold secrets and certificates.
+    Secrets(&'a [PathBuf]),
+}
+
+impl Target<'_> {
+    fn plan(self) -> Plan {
+        match self {
+            Self::Pipelines(directory) => Plan::of(directory, &super::catalog::files(directory).unwrap_or_default()),
+            Self::Secrets(files) => Plan::of_files(files),
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Pipelines(_) => "pipelines",
+            Self::Secrets(_) => "secrets",
+        }
+    }
+}
+
+/// Watches that are set anew after each change, since that may have replaced what they were on.
+#[derive(Debug)]
+pub(super) struct Watch {
+    changed: mpsc::Sender<()>,
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    /// No watch yet, and the changes that it will tell of.
+    pub fn new() -> (Self, Changes) {
+        // One seat: a change that is waiting to be seen stands for all that follow.
+        let (changed, changes) = mpsc::channel(1);
+        (Self { changed, watcher: None }, Changes(changes))
+    }
+
+    /// Watches what is there now; the watches before are kept where none can be had. Blocks for a moment.
+    pub fn set(&mut self, target: Target<'_>) {
+        if let Some(watcher) = watch(target, &self.changed) {
+            self.watcher = Some(watcher);
+        }
+    }
+}
+
+/// The changes of what is watched, as they happen.
+#[derive(Debug)]
+pub struct Changes(mpsc::Receiver<()>);
+
+impl Changes {
+    /// Waits for a change, and until the files rest. None when nothing is watched any more.
+    pub async fn next(&mut self) -> Option<()> {
+        self.0.recv().await?;
+        let rest = async { while let Ok(Some(())) = timeout(QUIET, self.0.recv()).await {} };
+        // Too restless to wait for: what is there now is read, and what comes later is a change of its own.
+        _ = timeout(PATIENCE, rest).await;
+        Some(())
+    }
+}
 
 /// The folders to watch, by their real paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +116,15 @@ impl Plan {
                     plan.trace(&real.join(name));
                 }
             }
+        }
+        plan
+    }
+
+    /// The plan for single files.
+    fn of_files(files: &[PathBuf]) -> Self {
+        let mut plan = Self::default();
+        for file in files.iter().filter_map(|file| std::path::absolute(file).ok()) {
+            plan.trace(&file);
         }
         plan
     }
@@ -124,47 +203,44 @@ fn steps(path: &Path) -> Vec<Step> {
     steps.collect()
 }
 
-/// Watches the directory and all that leads to it and its files, until it is dropped. None where nothing can be
-/// watched. Whatever can't be is told in a warning: a change of it is not seen.
-pub(super) fn watch(directory: &Path, changed: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let plan = || Plan::of(directory, &super::catalog::files(directory).unwrap_or_default());
-    let mut current = plan();
+/// Watches the target and all that leads to it, until the watcher is dropped. None where nothing can be watched.
+/// Whatever can't be is told in a warning: a change of it is not seen.
+fn watch(target: Target<'_>, changed: &mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let mut current = target.plan();
     for round in 1.. {
-        let watcher = set(&current, changed);
-        let after = plan();
+        let watcher = set(&current, target.name(), changed);
+        let after = target.plan();
         // Replaced in between: the watch could be on what is gone.
         if after == current || round == MAX_ROUNDS {
-            return watcher.map_err(|error| warn(directory, &error)).ok();
+            return watcher.map_err(|error| warn(None, target.name(), &error)).ok();
         }
         current = after;
     }
     None
 }
 
-fn set(plan: &Plan, changed: &mpsc::Sender<()>) -> Result<RecommendedWatcher, notify::Error> {
+fn set(plan: &Plan, what: &'static str, changed: &mpsc::Sender<()>) -> Result<RecommendedWatcher, notify::Error> {
     let (counting, changed) = (plan.clone(), changed.clone());
     let mut watcher = notify::recommended_watcher(move |event: Result<Event, notify::Error>| match event {
         Ok(event) if !changes_something(event.kind) || !counting.concerns(&event) => {}
         // A change that is waiting to be seen stands for all that follow.
         Ok(_) => _ = changed.try_send(()),
         Err(error) => {
-            tracing::warn!(%error, "the pipelines are not watched well: a changed file may need a SIGHUP");
+            tracing::warn!(%error, "the {what} are not watched well: a changed file may need a SIGHUP");
             _ = changed.try_send(());
         }
     })?;
     for path in plan.0.keys() {
         if let Err(error) = watcher.watch(path, RecursiveMode::NonRecursive) {
-            warn(path, &error);
+            warn(Some(path), what, &error);
         }
     }
     Ok(watcher)
 }
 
-fn warn(path: &Path, error: &notify::Error) {
-    tracing::warn!(
-        path = %path.display(), %error,
-        "it can't be watched, so a change of pipelines there is not seen; SIGHUP still reloads them"
-    );
+fn warn(path: Option<&Path>, what: &str, error: &notify::Error) {
+    let path = path.map(|path| path.display().to_string());
+    tracing::warn!(path, %error, "a change of {what} there can't be seen; SIGHUP still reloads them");
 }
 
 /// A reload opens and reads the files itself: were that a change, it would never end.
@@ -187,6 +263,22 @@ mod tests {
         assert!(!changes_something(EventKind::Access(AccessKind::Close(AccessMode::Read))));
         assert!(changes_something(EventKind::Access(AccessKind::Close(AccessMode::Write))));
         assert!(changes_something(EventKind::Remove(notify::event::RemoveKind::File)));
+    }
+
+    #[test]
+    fn a_secret_that_kubernetes_mounts_is_watched_where_it_is_exchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        fs::create_dir(root.join("..1")).unwrap();
+        fs::write(root.join("..1/token"), "").unwrap();
+        symlink("..1", root.join("..data")).unwrap();
+        symlink("..data/token", root.join("token")).unwrap();
+        let plan = Plan::of_files(&[root.join("token")]);
+        let event = |path: &str| Event::new(EventKind::Any).add_path(root.join(path));
+        assert!(
+            plan.concerns(&event("..data")) && plan.concerns(&event("token")) && plan.concerns(&event("..1/token"))
+        );
+        assert!(!plan.concerns(&event("..data_tmp")) && !plan.concerns(&event("other")));
     }
 
     #[test]

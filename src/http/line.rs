@@ -4,6 +4,7 @@
 //! never learn then that the caller has hung up, and a result would count as heard. So while a call waits, whatever
 //! comes is read ahead here, and handed on when hyper asks for it.
 
+use std::fmt::Debug;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -12,7 +13,6 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 /// The most that is read ahead, in bytes. Beyond it a hang-up goes unnoticed again.
 const AHEAD: usize = 64 * 1024;
@@ -21,9 +21,14 @@ const AHEAD: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct Line(Arc<Mutex<State>>);
 
+/// What bytes come over: a socket, or TLS on one.
+pub trait Wire: AsyncRead + AsyncWrite + Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Debug + Send + Unpin> Wire for T {}
+
 #[derive(Debug)]
 struct State {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     ahead: BytesMut,
     /// Whether a call has been read to its end and waits.
     waiting: bool,
@@ -35,8 +40,8 @@ pub struct Waiting(Line);
 
 impl Line {
     /// Takes a connection over.
-    pub fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Mutex::new(State { stream, ahead: BytesMut::new(), waiting: false })))
+    pub fn new(stream: impl Wire + 'static) -> Self {
+        Self(Arc::new(Mutex::new(State { stream: Box::new(stream), ahead: BytesMut::new(), waiting: false })))
     }
 
     /// From now on a hang-up is the end of the call. Not before its body is read, which may come with the end.
@@ -64,7 +69,7 @@ impl State {
         while self.waiting && self.ahead.len() < AHEAD {
             let mut bytes = [0; 1024];
             let mut read = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.stream).poll_read(context, &mut read) {
+            match Pin::new(&mut *self.stream).poll_read(context, &mut read) {
                 Poll::Ready(Ok(())) if !read.filled().is_empty() => self.ahead.extend_from_slice(read.filled()),
                 Poll::Ready(Ok(()) | Err(_)) => return Poll::Ready(()),
                 Poll::Pending => break,
@@ -84,7 +89,7 @@ impl AsyncRead for Line {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut state = self.lock();
         if state.ahead.is_empty() {
-            return Pin::new(&mut state.stream).poll_read(context, into);
+            return Pin::new(&mut *state.stream).poll_read(context, into);
         }
         let length = state.ahead.len().min(into.remaining());
         into.put_slice(&state.ahead[..length]);
@@ -95,15 +100,15 @@ impl AsyncRead for Line {
 
 impl AsyncWrite for Line {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.lock().stream).poll_write(context, bytes)
+        Pin::new(&mut *self.lock().stream).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().stream).poll_flush(context)
+        Pin::new(&mut *self.lock().stream).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.lock().stream).poll_shutdown(context)
+        Pin::new(&mut *self.lock().stream).poll_shutdown(context)
     }
 
     fn poll_write_vectored(
@@ -111,7 +116,7 @@ impl AsyncWrite for Line {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.lock().stream).poll_write_vectored(context, pieces)
+        Pin::new(&mut *self.lock().stream).poll_write_vectored(context, pieces)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -23,6 +23,7 @@ mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::sync::Arc;
 

@@ -1,11 +1,12 @@
 //! The connections: accepted until the service stops, then given a moment to write their last answers.
 //!
-//! HTTP/1.1 only, which is what every caller speaks. TLS is the business of whatever stands in front.
+//! HTTP/1.1 only, which is what every caller speaks; over TLS where a certificate is configured.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -19,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use super::State;
 use super::line::Line;
 use super::router::{Peer, router};
+use super::{Settings, State, tls};
 
 /// How long the listener rests when the machine is out of files or memory.
 const REST: Duration = Duration::from_millis(100);
@@ -36,7 +37,7 @@ pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Ou
     // Told to finish, and then to be gone.
     let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
     let connections = TaskTracker::new();
-    let (header_timeout, grace) = (state.settings.header_timeout, state.settings.close_grace);
+    let (settings, grace) = (Arc::clone(&state.settings), state.settings.close_grace);
     let stopping = state.stopping.clone();
     let app = router(state);
     let mut shutdown = pin!(shutdown);
@@ -47,7 +48,7 @@ pub async fn serve(listener: TcpListener, state: State, shutdown: impl Future<Ou
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, app.clone(), header_timeout, closing.clone());
+                let connection = connection(stream, peer, app.clone(), Arc::clone(&settings), closing.clone());
                 connections.spawn(cut.clone().run_until_cancelled_owned(connection));
             }
             Err(error) if is_the_callers(&error) => {}
@@ -72,14 +73,27 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     app: Router,
-    header_timeout: Duration,
+    settings: Arc<Settings>,
     closing: CancellationToken,
 ) {
     // Answers are small: waiting for more to send only delays them.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%peer, %error, "nodelay is not set");
     }
-    let line = Line::new(stream);
+    let line = match &settings.tls {
+        None => Line::new(stream),
+        Some(tls) => {
+            // The one of this moment: what was accepted before goes on with the one that it has.
+            let config = Arc::clone(&tls.borrow());
+            let handshake = tokio::time::timeout(settings.handshake_timeout, tls::accept(stream, config));
+            match closing.run_until_cancelled(handshake).await {
+                Some(Ok(Ok(stream))) => Line::new(stream),
+                Some(Ok(Err(error))) => return tracing::debug!(%peer, %error, "no TLS handshake"),
+                Some(Err(_)) => return tracing::debug!(%peer, "the TLS handshake took too long"),
+                None => return,
+            }
+        }
+    };
     let listened = line.clone();
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -91,7 +105,7 @@ async fn connection(
     let mut connection = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
+            .header_read_timeout(settings.header_timeout)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(line), service)
     );

@@ -18,6 +18,10 @@ pub struct Settings {
     pub sources: BTreeMap<Source, SourceSettings>,
     /// Who is let in; another one when secrets are rotated.
     pub access: watch::Receiver<Arc<Access>>,
+    /// What the listener shows; another one when its files change. Without it, it speaks plain HTTP.
+    pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// How long a caller may take to send its headers, and an idle connection is kept.
     pub header_timeout: Duration,
     /// How long a caller may take to send its body.
@@ -41,6 +45,8 @@ impl Default for Settings {
                 (Source::Generic, SourceSettings::default()),
             ]),
             access: Access::default().for_ever(),
+            tls: None,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             close_grace: Duration::from_secs(5),

@@ -21,5 +21,7 @@ mod random_walk;
 mod repeated_calls;
 mod requested;
 mod rollback;
+mod rotation;
 mod service;
 mod seven_stages;
+mod tls;

@@ -1,6 +1,7 @@
 //! The real binary in a folder of its own, and the means to see what it did: calls, records, and what its scripts
 //! left behind. Nothing here sleeps for luck: a test waits for an event, or asks again until a deadline.
 
+pub mod certificates;
 pub mod gate;
 pub mod http;
 pub mod journal;

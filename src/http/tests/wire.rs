@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{Logged, Site};
+use crate::config::tls::{ClientAuth, Tls};
 use crate::http::{Settings, serve};
 
 const BODY: &[u8] = br#"{"name": "podinfo", "namespace": "test", "checksum": "7d7b"}"#;
@@ -117,6 +118,33 @@ async fn a_caller_that_hangs_up_is_told_of_in_the_log() {
     let line = logged.line("hung up").await;
     assert_eq!((&line["source"], &line["hook"]), (&"flagger".into(), &"rollout".into()));
     assert!(line["remedy"].as_str().unwrap().contains("set `timeout`"), "{line}");
+}
+
+#[tokio::test]
+async fn a_handshake_has_its_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -out crt -subj /CN=x";
+    let done = std::process::Command::new("openssl").args(openssl.split(' ')).current_dir(&folder).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
+    let tls = Tls { certificate, key, client_ca: None, client_auth: ClientAuth::Required }.load().unwrap();
+    let settings = Settings {
+        tls: Some(tokio::sync::watch::channel(tls).1),
+        handshake_timeout: Duration::from_millis(50),
+        ..Settings::default()
+    };
+    let site = Site::with(settings, true).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tokio::spawn(serve(listener, site.state.clone(), std::future::pending()));
+    for begun in [b"".as_slice(), b"\x16\x03\x01"] {
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(begun).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = silent.read_to_end(&mut answer).await;
+        assert!(answer.is_empty(), "it was let go: {answer:?}");
+    }
+    server.abort();
 }
 
 #[tokio::test]
