@@ -508,3 +508,16 @@ fn going_back_in_the_middle_undoes_the_rollout_in_progress_of_whatever_revision(
     assert_eq!(world.state(), State::RolledBack);
     assert_eq!(world.current().end().unwrap().reason, Some(Reason::Failed));
 }
+
+#[test]
+fn a_failure_that_concerned_nothing_does_not_come_back_under_its_name() {
+    let (mut world, first) = begun(Source::Github);
+    let mut call = unattended(&world, "9", Hook::Rollback, Says::Failed { revision: rev("z") });
+    call.key = Some(CallKey { id: "delivery".to_owned(), stamp: None });
+    world.tell(call.clone());
+    succeeded(&mut world, "1", "a");
+    world.all_succeed();
+    world.tell(call);
+    assert!(world.running().is_empty());
+    assert_eq!((world.id(), world.state()), (first, State::Succeeded), "sent again, it opens nothing");
+}

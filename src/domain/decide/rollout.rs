@@ -33,8 +33,9 @@ impl Turn<'_> {
     }
 
     fn remember(&mut self, id: DeploymentId, call: &Call, reply: &Reply) {
-        // Told again it is a note again. Flux has one at every interval, for ever.
-        if matches!(reply, Reply::Answer(Answer { subject: Subject::Note, .. })) {
+        // What serves is told of at every interval of Flux, for ever; told twice it is a note again.
+        let is_note = matches!(reply, Reply::Answer(Answer { subject: Subject::Note, .. }));
+        if is_note && matches!(call.says, Says::Forward { .. } | Says::Reconciled { .. }) {
             return;
         }
         let Some(deployment) = self.deployment(id) else { return };
@@ -48,6 +49,7 @@ impl Turn<'_> {
         let Some(to) = call.report.clone() else { return };
         let (replay, known) = match reply {
             Reply::Wait(WaitKey::Replay(_)) => (true, None),
+            _ if is_note => return,
             Reply::Answer(Answer { subject, verdict, message, .. }) => {
                 (*subject == Subject::Replay, Some(Finding { verdict: *verdict, message: message.clone() }))
             }
