@@ -49,10 +49,8 @@ pub async fn metric(
     path: std::result::Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
-    match path {
-        Ok(Path(hook)) => respond(&state, Source::ArgoRollouts.as_str(), Some(&hook), request).await,
-        Err(_) => Problem::unknown("the path is not valid UTF-8").into_response(),
-    }
+    let hook = path.map_or_else(|_| NO_HOOK.to_owned(), |Path(hook)| hook);
+    respond(&state, Source::ArgoRollouts.as_str(), Some(&hook), request).await
 }
 
 /// `POST /hooks/{source}`, of sources whose payload says which hook is meant.
