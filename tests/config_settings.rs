@@ -44,6 +44,7 @@ fn the_defaults_are_those_of_the_contract() {
     let settings = good("", &[]);
     assert_eq!(settings.server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(settings.server.shutdown_grace, Span::from_secs(30));
+    assert_eq!(settings.server.public_url, None);
     assert_eq!(settings.ledger.url, "sqlite://data/stagehook.db");
     assert_eq!(settings.ledger.path, Path::new("data/stagehook.db"));
     assert_eq!(settings.pipelines, Path::new("config/pipelines"));
@@ -67,10 +68,32 @@ fn the_defaults_are_those_of_the_contract() {
 
 #[test]
 fn every_default_has_a_comment_or_a_twin_that_has() {
-    for key in ["listen", "shutdownGrace", "url", "staleAfter", "signalTimeout", "maxConcurrent", "queue", "workDir"] {
+    for key in [
+        "listen",
+        "shutdownGrace",
+        "publicUrl",
+        "url",
+        "staleAfter",
+        "signalTimeout",
+        "maxConcurrent",
+        "queue",
+        "workDir",
+    ] {
         let at = DEFAULT.find(&format!("{key}:")).unwrap();
         let before = DEFAULT[..at].trim_end().lines().last().unwrap();
         assert!(before.trim_start().starts_with('#'), "{key}");
+    }
+}
+
+#[test]
+fn a_public_url_is_one_that_callers_can_use() {
+    let url = |text: &str| good("", &[("STAGEHOOK_SERVER__PUBLIC_URL", text)]).server.public_url;
+    assert_eq!(url("https://hooks.example.com/").as_deref(), Some("https://hooks.example.com"));
+    assert_eq!(url("http://[::1]:8080/stagehook").as_deref(), Some("http://[::1]:8080/stagehook"));
+    assert_eq!(url(""), None);
+    for wrong in ["hooks.example.com", "ftp://hooks.example.com", "https://a@b", "https://b/?x", "https://b/#x", "/x"] {
+        let found = load(&format!("server: {{publicUrl: '{wrong}'}}"), &[]).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains("server.publicUrl must be an http or https URL"), "{found:?}");
     }
 }
 

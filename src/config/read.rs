@@ -50,7 +50,7 @@ const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("respondWithin"
 
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
-    ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf), ("tls", TLS)])),
+    ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf), ("publicUrl", Leaf), ("tls", TLS)])),
     ("ledger", Map(&[("url", Leaf)])),
     ("pipelines", Leaf),
     ("staleAfter", Leaf),
@@ -180,8 +180,9 @@ fn server(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Serv
     });
     let shutdown_grace = required(fields, "shutdownGrace", faults, Fields::span);
     let tls = section(fields, "tls", faults, tls);
+    let public_url = public_url(fields, faults);
     let (listen, at) = address?;
-    Some((Server { listen, shutdown_grace: shutdown_grace?, tls: tls? }, at))
+    Some((Server { listen, shutdown_grace: shutdown_grace?, public_url: public_url?, tls: tls? }, at))
 }
 
 /// The outer option is whether it is sound, the inner whether there is any.
@@ -211,6 +212,23 @@ fn tls(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<Option<T
             None
         }
     }
+}
+
+/// Where it is reached from outside. Null: wherever a caller has reached it.
+fn public_url(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<Option<String>> {
+    let Some(node) = fields.get("publicUrl") else { return Some(None) };
+    let told = text(node, "publicUrl", faults)?;
+    let parsed = told.parse::<http::Uri>().ok().filter(|uri| {
+        let named = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        matches!(uri.scheme_str(), Some("http" | "https")) && named && uri.query().is_none() && !told.contains('#')
+    });
+    if parsed.is_none() {
+        let fault =
+            Diagnostic::error(&node.at, format!("server.publicUrl must be an http or https URL, and not {told:?}"));
+        faults.push(fault.hint("https://stagehook.example.com, or with a path before /hooks"));
+        return None;
+    }
+    Some(Some(told.trim_end_matches('/').to_owned()))
 }
 
 fn ledger(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Ledger, Place)> {

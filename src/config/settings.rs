@@ -51,6 +51,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// How long a drain may take.
     pub shutdown_grace: Span,
+    /// How callers reach it, without a slash at its end. None: by the name that each asks for.
+    pub public_url: Option<String>,
     /// `tls`, where it has a certificate: then the listener speaks HTTPS alone.
     pub tls: Option<Tls>,
 }
