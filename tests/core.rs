@@ -24,6 +24,8 @@ mod late;
 mod model;
 #[path = "core/pipelines.rs"]
 mod pipelines;
+#[path = "core/progress.rs"]
+mod progress;
 #[path = "core/random.rs"]
 mod random;
 #[path = "core/rollbacks.rs"]

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod names;
 pub mod pass;
 pub mod pipeline;
+pub mod progress;
 pub mod record;
 pub mod replay;
 pub mod report;
