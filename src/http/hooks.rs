@@ -147,6 +147,7 @@ async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, r
             tracing::debug!(%source, by = by.0, why, "ignored");
             return Ok(render::ignored(&why, form).map(Body::from));
         }
+        Read::Unsupported(why) => return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, why)),
     };
     drop(body);
     // All of them before the first is told: a request is admitted as a whole or not at all.

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 use crate::domain::names::{Application, Cluster, InvalidName, Name, Namespace, Revision};
 use crate::domain::record::{About, Payload};
 
+const EXAMPLE: &str = r#"send a JSON object like {"namespace": "test", "name": "podinfo"}"#;
+
 /// A body that can't be understood; reads as a sentence with what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -30,7 +32,6 @@ pub(super) struct Body {
 
 impl Body {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, BadCall> {
-        const EXAMPLE: &str = r#"send a JSON object like {"namespace": "test", "name": "podinfo"}"#;
         if bytes.trim_ascii().is_empty() {
             return Err(BadCall(format!("the body is empty; {EXAMPLE}")));
         }
@@ -39,6 +40,11 @@ impl Body {
         })?;
         let value: Value =
             serde_json::from_str(text).map_err(|error| BadCall(format!("the body is not JSON: {error}; {EXAMPLE}")))?;
+        Self::of(value)
+    }
+
+    /// A payload that is JSON already.
+    pub(super) fn of(value: Value) -> Result<Self, BadCall> {
         let Some(fields) = value.as_object() else {
             return Err(BadCall(format!("the body is {}, not an object; {EXAMPLE}", kind(&value))));
         };
@@ -50,6 +56,11 @@ impl Body {
         }
         let metadata = metadata(fields)?;
         Ok(Self { value, metadata })
+    }
+
+    /// As it came.
+    pub(super) const fn value(&self) -> &Value {
+        &self.value
     }
 
     /// A field that is text; null counts as left out.

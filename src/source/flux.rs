@@ -193,7 +193,7 @@ mod tests {
     fn why(event: &Value) -> String {
         match parse(event).unwrap() {
             Read::Ignored(why) => why,
-            other @ Read::Calls(_) => panic!("{other:?}"),
+            other @ (Read::Calls(_) | Read::Unsupported(_)) => panic!("{other:?}"),
         }
     }
 
@@ -340,6 +340,7 @@ mod tests {
             match parse(&told) {
                 Ok(Read::Ignored(why)) => prop_assert!(why.chars().all(|c| !c.is_control())),
                 Ok(Read::Calls(calls)) => prop_assert!(calls[0].call.unattended),
+                Ok(Read::Unsupported(why)) => prop_assert!(false, "{why}"),
                 Err(_) => {}
             }
         }

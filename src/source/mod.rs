@@ -7,15 +7,19 @@
 //! - [`auth`]: who calls
 //! - [`flagger`], [`generic`], [`argocd`], [`argo_rollouts`], [`flux`]: what a payload means
 //! - [`render`]: how a verdict is written
-//! - `body`: what the payloads have in common
+//! - `body`, [`cloudevents`], [`idempotency`]: what payloads and headers have in common
+//! - `cdevents`: what the events of that vocabulary mean
 
 pub mod argo_rollouts;
 pub mod argocd;
 pub mod auth;
 mod body;
+mod cdevents;
+pub mod cloudevents;
 pub mod flagger;
 pub mod flux;
 pub mod generic;
+pub mod idempotency;
 pub mod render;
 
 use http::HeaderMap;
@@ -45,6 +49,8 @@ pub enum Read {
     Calls(Vec<Parsed>),
     /// Nothing that runs or ends anything here; why, in one line.
     Ignored(String),
+    /// A form of body that is not read here; which are.
+    Unsupported(String),
 }
 
 /// A payload that was understood.
@@ -61,7 +67,7 @@ pub struct Parsed {
 pub const fn hooks(source: Source) -> &'static [&'static str] {
     match source {
         Source::Flagger => flagger::HOOKS,
-        Source::Generic => generic::HOOKS,
+        Source::Generic => generic::PATHS,
         Source::Argocd => argocd::HOOKS,
         Source::ArgoRollouts => argo_rollouts::HOOKS,
         Source::Github | Source::Flux | Source::Loadtester => &[],
@@ -74,7 +80,7 @@ pub fn read(source: Source, incoming: &Incoming<'_>) -> Result<Read, BadCall> {
     let one = |parsed: Parsed| Read::Calls(vec![parsed]);
     match source {
         Source::Flagger => flagger::parse(hook, body, cluster).map(one),
-        Source::Generic => generic::parse(hook, body, cluster).map(one),
+        Source::Generic => generic::read(incoming),
         Source::Argocd => argocd::parse(incoming).map(one),
         Source::ArgoRollouts => argo_rollouts::parse(incoming).map(one),
         Source::Flux => flux::read(incoming),

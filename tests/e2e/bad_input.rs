@@ -137,7 +137,7 @@ async fn paths_and_methods_that_are_none() {
     let body = named("test", "podinfo");
     for path in [
         "/hooks/flagger/explode",
-        "/hooks/generic/event",
+        "/hooks/generic/explode",
         "/hooks/nobody/rollout",
         "/hooks/flagger",
         "/hooks/flagger/rollout/more",

@@ -75,7 +75,8 @@ async fn bad_input_is_a_clear_problem_and_one_log_line_and_starts_nothing() {
         ("flagger", BODY.into(), 404, "a hook of flagger is named in the path: /hooks/flagger/HOOK; there are"),
         ("flagger/rollout/more", BODY.into(), 404, "there is nothing at this path"),
         ("flux", BODY.into(), 404, "the source flux is disabled; set `sources.flux.enabled` to true"),
-        ("generic/event", BODY.into(), 404, "\"event\" is no hook of generic"),
+        ("generic/event", BODY.into(), 400, "the header ce-specversion is missing"),
+        ("generic/nope", BODY.into(), 404, "\"nope\" is no hook of generic"),
         ("generic/rollback", with("\"deployment\": \"7\"").into(), 400, "the deployment id is not valid"),
         ("generic/rollout", vec![b' '; 1024 * 1024 + 1], 413, "larger than 1048576 bytes"),
     ];
