@@ -180,7 +180,8 @@ fn http_settings(settings: &Settings, in_force: InForce) -> http::Settings {
         (*source, settings)
     };
     let sources = settings.sources.iter().map(source).collect();
-    http::Settings { sources, access: in_force.access, tls: in_force.tls, ..http::Settings::default() }
+    let public_url = settings.server.public_url.clone();
+    http::Settings { sources, access: in_force.access, tls: in_force.tls, public_url, ..http::Settings::default() }
 }
 
 /// A status that the settings have checked.

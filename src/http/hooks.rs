@@ -9,15 +9,18 @@ use axum::extract::{Path, Request, State as Shared};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio_util::sync::CancellationToken;
 
 use super::State;
 use super::line::Line;
+use super::prefer::Prefer;
 use super::problem::{Problem, Result};
 use super::query::Params;
 use super::settings::SourceSettings;
+use super::status;
 use crate::domain::call::{Answer, Subject, Verdict};
 use crate::domain::names::{Application, Source, StreamId};
 use crate::domain::record::Actor;
@@ -138,8 +141,8 @@ async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, r
     let (Authenticated { by, grant, message }, body) = admitted(state, source, settings, &head.headers, body).await?;
     let hook = known_hook(source, hook)?;
     let params = Params::of(&head.uri)?;
-    let wait = params.parsed("wait", |text| text.parse::<Span>())?;
-    let wait = wait.map(Duration::from).or(settings.respond_within);
+    let prefer = Prefer::of(source, &head.headers);
+    let wait = prefer.over(params.parsed("wait", |text| text.parse::<Span>())?.map(Duration::from));
     let incoming = Incoming { hook, headers: &head.headers, cluster: params.get("cluster")?, body: &body };
     let mut calls = match source::read(source, &incoming).map_err(|error| Problem::bad(error.0))? {
         Read::Calls(calls) => calls,
@@ -157,10 +160,9 @@ async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, r
         // What was signed names the call better than what merely stands beside it.
         parsed.call.key = message.clone().or(parsed.call.key.take());
     }
-    let line = head.extensions.get::<Line>();
     let mut first = None;
     for parsed in calls {
-        let asked = Asked { source, hook, settings, form, wait, by: by.clone(), began, line };
+        let asked = Asked { source, hook, settings, form, wait, prefer, by: by.clone(), began, head: &head };
         let told = asked.tell(state, parsed).await;
         first.get_or_insert(told);
     }
@@ -174,22 +176,34 @@ struct Asked<'a> {
     hook: Option<&'static str>,
     settings: &'a SourceSettings,
     form: Form,
+    /// How long the caller itself would have it held.
     wait: Option<Duration>,
+    prefer: Prefer,
     by: Actor,
     began: Instant,
-    line: Option<&'a Line>,
+    head: &'a Parts,
 }
 
 impl Asked<'_> {
     async fn tell(self, state: &State, parsed: Parsed) -> Result {
-        let Self { source, settings, form, by, began, line, .. } = self;
-        let (application, call) = (parsed.application.clone(), parsed.call);
-        let (hook, unattended) = (self.hook.unwrap_or(call.hook.as_str()), call.unattended);
+        let Self { source, settings, form, prefer, by, began, head, .. } = self;
+        let (application, mut call) = (parsed.application.clone(), parsed.call);
         // Nobody waits for it: it is answered once it is recorded.
-        let wait = if unattended { Some(Duration::ZERO) } else { self.wait };
+        let wait = match (prefer.respond_async, call.unattended) {
+            (true, _) => Some(self.wait.unwrap_or_default()),
+            (false, true) => Some(Duration::ZERO),
+            (false, false) => self.wait.or(settings.respond_within),
+        };
+        call.unattended |= prefer.respond_async;
+        let hook = match (source, self.hook) {
+            // An event has found its hook by its type, and not by the path.
+            (Source::Generic, _) | (_, None) => call.hook.as_str(),
+            (_, Some(hook)) => hook,
+        };
+        let unattended = call.unattended;
         let stream = StreamId { source, application: parsed.application };
         let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
-        let waiting = line.map(Line::wait);
+        let waiting = head.extensions.get::<Line>().map(Line::wait);
         let told = state.engine.call(stream, call, by.clone(), wait).await;
         drop(waiting);
         hung_up.disarm();
@@ -201,7 +215,12 @@ impl Asked<'_> {
                 state.metrics.answered(source, hook, answer.verdict, took);
                 let about = render::About { application: &application, hook };
                 let dialect = Dialect { source, statuses: settings.statuses, form, unattended };
-                Ok(render::answer(answer, about, dialect).map(Body::from))
+                let mut response = render::answer(answer, about, dialect);
+                if prefer.respond_async {
+                    status::taken_on(&mut response, state, head, answer);
+                }
+                prefer.note(&mut response, self.wait);
+                Ok(response.map(Body::from))
             }
             refused => Err(Problem::of(refused).unwrap_or_else(|| {
                 // The engine accepts requests of people only; a call is answered.
@@ -212,7 +231,7 @@ impl Asked<'_> {
 }
 
 /// Who calls, and the body. Nothing of the body is read for a caller whom the headers alone already refuse.
-async fn admitted(
+pub async fn admitted(
     state: &State,
     source: Source,
     settings: &SourceSettings,

@@ -6,6 +6,7 @@
 //! - [`serve`] (`server`): the connections, from the first to the last
 //! - `router`: which path is whose, and what holds for every request
 //! - `hooks`: the calls of the sources
+//! - `prefer`, `status`: callers that do not wait, and what they read later
 //! - `api`: what people and the command line ask
 //! - `health`, `page`, [`metrics`]: probes, the page at `/`, numbers
 //! - `problem`: refusals
@@ -16,11 +17,13 @@ mod hooks;
 mod line;
 pub mod metrics;
 mod page;
+mod prefer;
 mod problem;
 mod query;
 mod router;
 mod server;
 mod settings;
+mod status;
 #[cfg(test)]
 mod tests;
 mod tls;

@@ -12,7 +12,7 @@ use http::header::{HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, StatusCode, Uri};
 
 use super::problem::{Problem, Refused};
-use super::{State, api, health, hooks, metrics, page};
+use super::{State, api, health, hooks, metrics, page, status};
 use crate::domain::names::Source;
 
 /// Who is at the other end of a connection.
@@ -25,6 +25,7 @@ pub fn router(state: State) -> Router {
         .route("/hooks/{source}", post(hooks::event))
         .route("/hooks/argo-rollouts/{hook}", post(hooks::metric).put(hooks::metric))
         .route("/hooks/{source}/{hook}", post(hooks::call))
+        .route("/hooks/generic/deployments/{id}/{hook}", get(status::show))
         .nest("/api/v1", api::routes())
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))

@@ -22,6 +22,8 @@ pub struct Settings {
     pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
     /// How long a TLS handshake may take.
     pub handshake_timeout: Duration,
+    /// How callers reach the service, without a slash at the end; none: by the name that each asks for.
+    pub public_url: Option<String>,
     /// How long a caller may take to send its headers, and an idle connection is kept.
     pub header_timeout: Duration,
     /// How long a caller may take to send its body.
@@ -47,6 +49,7 @@ impl Default for Settings {
             access: Access::default().for_ever(),
             tls: None,
             handshake_timeout: Duration::from_secs(10),
+            public_url: None,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             close_grace: Duration::from_secs(5),

@@ -3,6 +3,7 @@
 
 mod api;
 mod hooks;
+mod status;
 mod wire;
 
 use std::cell::RefCell;
