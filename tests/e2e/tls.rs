@@ -97,6 +97,20 @@ async fn a_call_is_answered_and_plain_http_is_told_where_to_go() {
 }
 
 #[tokio::test]
+async fn who_does_not_wait_is_told_of_a_document_over_https() {
+    let (world, authority) = world(&json!({})).await;
+    let body = json!({"namespace": "test", "name": "podinfo"}).to_string();
+    let call = format!(
+        "POST /hooks/generic/pre-rollout HTTP/1.1\r\nHost: localhost\r\nPrefer: respond-async\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = ask(connect(&world, &authority, None).await, &call).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 202 "), "{answer}");
+    assert!(answer.contains("location: https://localhost/hooks/generic/deployments/dep_"), "{answer}");
+}
+
+#[tokio::test]
 async fn who_does_not_shake_hands_keeps_nobody_waiting() {
     let (world, authority) = world(&json!({})).await;
     let mut silent = Vec::new();
