@@ -10,6 +10,7 @@ mod argo_rollouts;
 mod argocd;
 mod bad_input;
 mod canary;
+mod conformance;
 mod crash;
 mod engine_races;
 mod flagger_sim;
