@@ -12,21 +12,10 @@ use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Application, Source};
 
-/// The hooks that can be called.
-pub const HOOKS: &[&str] = &[
-    "confirm-rollout",
-    "pre-rollout",
-    "rollout",
-    "confirm-traffic-increase",
-    "confirm-promotion",
-    "post-rollout",
-    "rollback",
-];
-
 /// In place of a hook: a CloudEvent whose type says which is meant.
 const EVENT: &str = "event";
 
-/// What may stand in a path.
+/// What may stand in a path: the hooks, then what stands in place of one.
 pub const PATHS: &[&str] = &[
     "confirm-rollout",
     "pre-rollout",
@@ -37,6 +26,9 @@ pub const PATHS: &[&str] = &[
     "rollback",
     EVENT,
 ];
+
+/// The hooks that can be called.
+pub const HOOKS: &[&str] = PATHS.split_at(PATHS.len() - 1).0;
 
 /// What the type of an event for a hook begins with: `dev.stagehook.hook.pre-rollout`.
 const HOOK_TYPE: &str = "dev.stagehook.hook.";
