@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::domain::github::Rules;
 use crate::domain::names::{Application, Source};
 use crate::domain::pipeline::{Pipeline, PipelineHash};
 
@@ -28,6 +29,8 @@ pub struct Selected {
 pub struct Catalog {
     /// The more specific first: of those that match, the first is meant.
     entries: Vec<(Selector, Arc<Selected>)>,
+    /// Of those pipelines that have some: which events of GitHub are calls.
+    github: Vec<(Arc<Selected>, Rules)>,
 }
 
 impl Catalog {
@@ -67,6 +70,11 @@ impl Catalog {
         matching.map(|(_, selected)| Arc::clone(selected))
     }
 
+    /// Which events of GitHub are calls, by the pipelines that say so.
+    pub fn github(&self) -> impl Iterator<Item = (&Arc<Selected>, &Rules)> {
+        self.github.iter().map(|(selected, rules)| (selected, rules))
+    }
+
     /// Every pipeline, the more specific first.
     pub fn pipelines(&self) -> impl Iterator<Item = &Arc<Selected>> {
         self.entries.iter().map(|(_, selected)| selected)
@@ -85,11 +93,16 @@ impl Catalog {
     fn of(mut loaded: Vec<Loaded>) -> Self {
         // A stable sort: of two that never match the same application, either may come first.
         loaded.sort_by_key(|loaded| std::cmp::Reverse(loaded.selector.rank()));
-        let entries = loaded.into_iter().map(|Loaded { pipeline, selector, .. }| {
+        let mut catalog = Self::default();
+        for Loaded { pipeline, selector, github, .. } in loaded {
             let (hash, _) = pipeline.pinned();
-            (selector, Arc::new(Selected { pipeline: Arc::new(pipeline), hash }))
-        });
-        Self { entries: entries.collect() }
+            let selected = Arc::new(Selected { pipeline: Arc::new(pipeline), hash });
+            if !github.is_empty() {
+                catalog.github.push((Arc::clone(&selected), github));
+            }
+            catalog.entries.push((selector, selected));
+        }
+        catalog
     }
 }
 

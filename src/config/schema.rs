@@ -5,6 +5,7 @@
 
 use serde_json::{Value, json};
 
+use super::pipeline::github::{CONCLUSIONS, RELEASE_ACTIONS, RUN_ACTIONS};
 use crate::domain::hook::Hook;
 use crate::domain::names::Source;
 
@@ -49,6 +50,12 @@ pub fn schema() -> Value {
                     },
                     "onSupersede": {"enum": ["rollback", "keep"], "default": "rollback", "description": "What becomes of a deployment whose revision is superseded before it succeeded."},
                     "onFailure": {"enum": ["wait", "rollback"], "default": "wait", "description": "Whether a stage that failed requests the rollback itself, or the caller decides."},
+                    "sources": {
+                        "type": "object",
+                        "description": "Events that are calls only where it says so here.",
+                        "additionalProperties": false,
+                        "properties": {"github": github()}
+                    },
                     "stages": {"type": "array", "description": "The stages, in order.", "items": {"$ref": "#/$defs/stage"}}
                 }
             }
@@ -56,6 +63,7 @@ pub fn schema() -> Value {
         "$defs": {
             "scalar": {"type": ["string", "number", "boolean", "null"]},
             "duration": {"type": "string", "pattern": "^([0-9]+ *[a-zµ]+ *)+$", "description": "A length of time: 250ms, 5m, 1h30m.", "examples": ["250ms", "5m", "1h30m"]},
+            "globs": {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}]},
             "scripts": {
                 "description": "A script, or several that run in order and stop at the first that fails. Templates ({{ … }}) are refused.",
                 "oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}]
@@ -137,6 +145,49 @@ fn selector() -> Value {
             "namespace": {"type": "string", "minLength": 1},
             "cluster": {"type": "string", "minLength": 1},
             "source": {"type": "string", "minLength": 1, "examples": sources}
+        }
+    })
+}
+
+fn github() -> Value {
+    let rules = |what: &str, when: Value| {
+        let mut rule = json!({
+            "type": "object",
+            "additionalProperties": false,
+            "required": ["hook", "environment"],
+            "properties": {
+                "hook": {"enum": Hook::ALL.map(|hook| hook.as_str()), "description": "What the event is."},
+                "environment": {"type": "string", "minLength": 1, "description": "The namespace of the application; its name is the repository."}
+            }
+        });
+        for (name, schema) in when.as_object().into_iter().flatten() {
+            rule["properties"][name] = schema.clone();
+        }
+        json!({"description": what, "oneOf": [rule.clone(), {"type": "array", "items": rule}]})
+    };
+    let words = |words: &[&str]| json!({"oneOf": [{"enum": words}, {"type": "array", "minItems": 1, "items": {"enum": words}}]});
+    let globs = |what: &str| json!({"$ref": "#/$defs/globs", "description": what});
+    json!({
+        "type": "object",
+        "description": "Which events of GitHub are calls, beside those of deployments. Of several rules that fit one application the first counts.",
+        "additionalProperties": false,
+        "properties": {
+            "push": rules("Pushes; without branch and tag those to any branch.", json!({
+                "branch": globs("The branch."),
+                "tag": globs("The tag.")
+            })),
+            "release": rules("Releases.", json!({
+                "action": words(RELEASE_ACTIONS),
+                "tag": globs("The tag of the release."),
+                "prerelease": {"type": "boolean", "description": "Prereleases only, or none of them."}
+            })),
+            "workflow_run": rules("Runs of workflows. A rule for completed runs needs a conclusion.", json!({
+                "action": words(RUN_ACTIONS),
+                "workflow": globs("The workflow's name, its path or its file name."),
+                "branch": globs("The branch."),
+                "event": globs("What triggered the run: push, schedule, …"),
+                "conclusion": words(CONCLUSIONS)
+            }))
         }
     })
 }

@@ -7,7 +7,7 @@
 
 use globset::{GlobBuilder, GlobMatcher};
 
-use crate::domain::names::{Application, Name, Source};
+use crate::domain::names::{Application, Name, Namespace, Source};
 
 use super::diagnostic::{Diagnostic, nearest};
 use super::fields::{Fields, text};
@@ -66,6 +66,11 @@ impl Selector {
     /// Whether a source is selected, by its name.
     pub fn is_told_by(&self, source: &str) -> bool {
         self.source.matches(Some(source))
+    }
+
+    /// Whether it could select something of a source in a namespace.
+    pub fn covers(&self, source: Source, namespace: &Namespace) -> bool {
+        self.namespace.matches(Some(namespace.as_str())) && self.source.matches(Some(source.as_str()))
     }
 
     /// How specific it is.

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod call;
 pub mod decide;
+pub mod github;
 pub mod hook;
 pub mod ids;
 pub mod names;

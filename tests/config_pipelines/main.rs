@@ -3,6 +3,7 @@
 
 mod catalog;
 mod faults;
+mod github;
 mod reading;
 
 use stagehook::config::catalog::Catalog;

@@ -3,6 +3,7 @@
 //! Two dialects are read, Stagehook's own and PipeCD's application files. What a stage does when it runs is none
 //! of this folder's business.
 
+pub(super) mod github;
 mod native;
 mod pipecd;
 mod script;
@@ -10,6 +11,7 @@ mod stages;
 
 use std::path::{Path, PathBuf};
 
+use crate::domain::github::Rules;
 use crate::domain::pipeline::Pipeline;
 use crate::domain::span::Span;
 
@@ -38,6 +40,8 @@ pub(super) struct Loaded {
     pub selector_at: Place,
     /// Whether it is a file in Stagehook's own dialect.
     pub native: bool,
+    /// Which events of GitHub are calls.
+    pub github: Rules,
 }
 
 /// What a document's reader needs to know of its surroundings.

@@ -41,6 +41,7 @@ pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut
 
     let selector_at = spec.place("selector");
     let selector = selector(&mut spec, faults);
+    let github = super::github::sources(&mut spec, selector.as_ref(), faults);
     let labels = spec.get("labels").map(|node| labels(node, "labels", faults)).unwrap_or_default();
     let mut rollback = RollbackPolicy::default();
     if let Some(mut fields) = spec.map("rollback", faults) {
@@ -70,7 +71,7 @@ pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut
         on_failure,
         stages,
     };
-    Some(Loaded { pipeline, selector: selector?, name_at, selector_at, native: true })
+    Some(Loaded { pipeline, selector: selector?, name_at, selector_at, native: true, github })
 }
 
 fn metadata(document: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<String> {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use crate::domain::github::Rules;
 use crate::domain::hook::Hook;
 use crate::domain::names::{Name, StageId};
 use crate::domain::pipeline::{OnFailure, OnSupersede, Pipeline, Repeat, RollbackPolicy, Stage, Work};
@@ -70,6 +71,7 @@ pub(super) fn load(mut document: Fields<'_>, context: &Context<'_>, faults: &mut
         name_at: name_at.clone(),
         selector_at: name_at,
         native: false,
+        github: Rules::default(),
     })
 }
 
