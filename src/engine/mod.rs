@@ -145,6 +145,11 @@ struct Inner {
 }
 
 impl Engine {
+    /// The pipelines in force.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.0.catalog.borrow())
+    }
+
     /// Takes up what the ledger holds: what was running is proven dead and Interrupted, what was
     /// rolling back goes on. Errors name what could not be read or written.
     pub async fn start(

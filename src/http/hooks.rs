@@ -1,6 +1,7 @@
 //! The calls of the sources: limited, authenticated over the raw bytes, read, decided by the engine, answered.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -21,13 +22,15 @@ use super::problem::{Problem, Result};
 use super::query::Params;
 use super::settings::SourceSettings;
 use super::status;
+use crate::config::catalog::Selected;
 use crate::domain::call::{Answer, Subject, Verdict};
 use crate::domain::names::{Application, Source, StreamId};
 use crate::domain::record::Actor;
 use crate::domain::span::Span;
 use crate::engine::{Told, clock};
 use crate::source;
-use crate::source::auth::{self, Authenticated, Presented, Unauthenticated};
+use crate::source::auth::{self, Authenticated, Grant, Presented, Unauthenticated};
+use crate::source::github::{Known, Mapping};
 use crate::source::render::{self, Dialect, Form};
 use crate::source::{Incoming, Parsed, Read};
 
@@ -144,7 +147,8 @@ async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, r
     let prefer = Prefer::of(source, &head.headers);
     let wait = prefer.over(params.parsed("wait", |text| text.parse::<Span>())?.map(Duration::from));
     let incoming = Incoming { hook, headers: &head.headers, cluster: params.get("cluster")?, body: &body };
-    let mut calls = match source::read(source, &incoming).map_err(|error| Problem::bad(error.0))? {
+    let read = with_github(state, source, &grant, |known| source::read(source, &incoming, known));
+    let mut calls = match read.map_err(|error| Problem::bad(error.0))? {
         Read::Calls(calls) => calls,
         Read::Ignored(why) => {
             tracing::debug!(%source, by = by.0, why, "ignored");
@@ -160,14 +164,44 @@ async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, r
         // What was signed names the call better than what merely stands beside it.
         parsed.call.key = message.clone().or(parsed.call.key.take());
     }
-    let mut first = None;
+    let (mut answered, mut refused) = (None, None);
     for parsed in calls {
         let asked = Asked { source, hook, settings, form, wait, prefer, by: by.clone(), began, head: &head };
-        let told = asked.tell(state, parsed).await;
-        first.get_or_insert(told);
+        match asked.tell(state, parsed).await {
+            Ok(told) => _ = answered.get_or_insert(told),
+            Err(problem) => _ = refused.get_or_insert(problem),
+        }
     }
-    // An adapter that has found no call says why it ignores the event.
-    first.unwrap_or_else(|| Ok(render::ignored("it concerns no application here", form).map(Body::from)))
+    // One that was refused has to be sent again, whatever became of the others: those are answered from the ledger.
+    match (refused, answered) {
+        (Some(problem), _) => Err(problem),
+        (None, Some(answered)) => Ok(answered),
+        // An adapter that has found no call says why it ignores the event.
+        (None, None) => Ok(render::ignored("it concerns no application here", form).map(Body::from)),
+    }
+}
+
+/// Reads something with what GitHub's events are read with, where it is GitHub that calls.
+fn with_github<T>(state: &State, source: Source, grant: &Grant, read: impl FnOnce(Known<'_>) -> T) -> T {
+    if source != Source::Github {
+        return read(Known::default());
+    }
+    let catalog = state.engine.catalog();
+    // By the very pipeline and not by its name, which PipeCD's files may share.
+    let own = |pipeline: &Arc<Selected>| {
+        let (catalog, pipeline) = (&catalog, Arc::clone(pipeline));
+        move |application: &Application| {
+            // With the cluster that the credential is of. One that it may not name is refused as a whole later.
+            let admitted = grant.admit(application.clone()).unwrap_or_else(|_| application.clone());
+            catalog.select(source, &admitted).is_some_and(|selected| Arc::ptr_eq(&selected, &pipeline))
+        }
+    };
+    let known: Vec<_> = catalog.github().map(|(pipeline, rules)| (pipeline, rules, own(pipeline))).collect();
+    let mappings: Vec<_> = known
+        .iter()
+        .map(|(pipeline, rules, selects)| Mapping { pipeline: &pipeline.pipeline.name, rules, selects })
+        .collect();
+    read(Known { reports: state.settings.github_reports, mappings: &mappings })
 }
 
 /// What the calls of one request have in common.

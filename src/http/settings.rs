@@ -24,6 +24,8 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// How callers reach the service, without a slash at the end; none: by the name that each asks for.
     pub public_url: Option<String>,
+    /// Whether outcomes can be told to GitHub's API.
+    pub github_reports: bool,
     /// How long a caller may take to send its headers, and an idle connection is kept.
     pub header_timeout: Duration,
     /// How long a caller may take to send its body.
@@ -50,6 +52,7 @@ impl Default for Settings {
             tls: None,
             handshake_timeout: Duration::from_secs(10),
             public_url: None,
+            github_reports: false,
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             close_grace: Duration::from_secs(5),

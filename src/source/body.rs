@@ -172,7 +172,7 @@ fn metadata(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, Bad
 
 /// Where in a value there is a NUL. The parser bounds the depth. Only a place that is told is put together: the paths
 /// of all values may be a thousand times as long as the body.
-fn nul(value: &Value) -> Option<String> {
+pub(super) fn nul(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => text.contains('\0').then(String::new),
         Value::Array(items) => {
@@ -195,7 +195,7 @@ fn shown(key: &str) -> String {
     line(key, 100)
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

@@ -5,7 +5,7 @@
 //! no socket and no router either; it is handed bytes and headers, and gives back a response as a value.
 //!
 //! - [`auth`]: who calls
-//! - [`flagger`], [`generic`], [`argocd`], [`argo_rollouts`], [`flux`]: what a payload means
+//! - [`flagger`], [`generic`], [`github`], [`argocd`], [`argo_rollouts`], [`flux`]: what a payload means
 //! - [`render`]: how a verdict is written
 //! - `body`, [`cloudevents`], [`idempotency`]: what payloads and headers have in common
 //! - `cdevents`: what the events of that vocabulary mean
@@ -19,6 +19,7 @@ pub mod cloudevents;
 pub mod flagger;
 pub mod flux;
 pub mod generic;
+pub mod github;
 pub mod idempotency;
 pub mod render;
 
@@ -74,8 +75,8 @@ pub const fn hooks(source: Source) -> &'static [&'static str] {
     }
 }
 
-/// Reads a request.
-pub fn read(source: Source, incoming: &Incoming<'_>) -> Result<Read, BadCall> {
+/// Reads a request. `known` is what GitHub's events are read with.
+pub fn read(source: Source, incoming: &Incoming<'_>, known: github::Known<'_>) -> Result<Read, BadCall> {
     let (hook, body, cluster) = (incoming.hook.unwrap_or_default(), incoming.body, incoming.cluster);
     let one = |parsed: Parsed| Read::Calls(vec![parsed]);
     match source {
@@ -84,6 +85,7 @@ pub fn read(source: Source, incoming: &Incoming<'_>) -> Result<Read, BadCall> {
         Source::Argocd => argocd::parse(incoming).map(one),
         Source::ArgoRollouts => argo_rollouts::parse(incoming).map(one),
         Source::Flux => flux::read(incoming),
-        Source::Github | Source::Loadtester => Err(BadCall(format!("{source} is not understood yet"))),
+        Source::Github => github::read(incoming.headers, body, cluster, known),
+        Source::Loadtester => Err(BadCall(format!("{source} is not understood yet"))),
     }
 }

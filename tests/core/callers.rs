@@ -4,6 +4,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 use stagehook::domain::call::Reply;
 use stagehook::domain::names::Source;
+use stagehook::source::github::Known;
 use stagehook::source::{Incoming, Read, read};
 
 use crate::world::World;
@@ -21,7 +22,7 @@ impl World {
         let (headers, bytes) = (HeaderMap::new(), body.to_string());
         let incoming = Incoming { hook, headers: &headers, cluster: None, body: bytes.as_bytes() };
         let source: Source = self.stream.id.source;
-        match read(source, &incoming).unwrap() {
+        match read(source, &incoming, Known::default()).unwrap() {
             Read::Calls(mut calls) if calls.len() == 1 => {
                 let parsed = calls.remove(0);
                 assert_eq!(parsed.application, self.stream.id.application);

@@ -2,6 +2,7 @@
 //! have done is written into the ledger first.
 
 mod api;
+mod github;
 mod hooks;
 mod status;
 mod wire;
@@ -51,6 +52,10 @@ impl Site {
     }
 
     async fn with(settings: Settings, loopback: bool) -> Self {
+        Self::of(settings, loopback, Catalog::default()).await
+    }
+
+    async fn of(settings: Settings, loopback: bool, catalog: Catalog) -> Self {
         install_log();
         let folder = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&folder.path().join("ledger.db")).unwrap();
@@ -75,7 +80,7 @@ impl Site {
             reporter: None,
             owner,
         };
-        let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
+        let (_, catalog) = watch::channel(Arc::new(catalog));
         let engine = Engine::start(settings_of_engine, ledger, executor, catalog).await.unwrap();
         Self { state: State::new(engine, settings, Arc::new(Metrics::default()), loopback), _folder: folder }
     }
