@@ -6,7 +6,7 @@
 //! - [`config`], [`ledger`], [`executor`], [`source`]: settings and pipelines, the durable records, running scripts,
 //!   the callers' dialects
 //! - [`engine`]: commits what the core decides, then does it
-//! - [`http`], [`cli`]: the service on the wire, the command line
+//! - [`http`], [`cli`], [`reporter`]: the service on the wire, the command line, telling outcomes to GitHub
 //! - [`app`]: the program
 
 pub mod app;
@@ -17,4 +17,5 @@ pub mod engine;
 pub mod executor;
 pub mod http;
 pub mod ledger;
+pub mod reporter;
 pub mod source;

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("source", 1),
     ("engine", 2),
     ("http", 3),
+    ("reporter", 3),
     ("cli", 3),
     ("app", 4),
 ];

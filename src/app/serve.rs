@@ -12,16 +12,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::logging;
 use super::rotation::{InForce, Rotation};
+use crate::config::github::GithubCredentials;
 use crate::config::reload::Reloader;
 use crate::config::secret::Environment;
 use crate::config::settings::{self, Secrets, Settings};
 use crate::config::tls::Tls;
 use crate::domain::names::Source;
 use crate::domain::record::Owner;
+use crate::engine::report::Reporter;
 use crate::engine::{self, Engine, clock};
 use crate::executor::{self, Executor};
 use crate::http::{self, Metrics};
 use crate::ledger::Ledger;
+use crate::reporter;
 use crate::source::render::Statuses;
 
 /// The exit code of a service that did not start: what its settings name can't be used. (1 is an answer, and a
@@ -95,10 +98,11 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     let address = listener.local_addr().map_err(|error| unavailable(error.to_string()))?;
     let executor = executor(&settings).map_err(unavailable)?;
     let metrics = Arc::new(Metrics::default());
-    let engine_settings = engine_settings(&settings, environment, &metrics);
+    let mut engine_settings = engine_settings(&settings, environment, &metrics);
+    engine_settings.reporter = reporter(&settings, &secrets).map_err(unavailable)?;
     let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
     watch_reloads(&reloader, &metrics);
-    let http_settings = http_settings(&settings, in_force);
+    let http_settings = http_settings(&settings, &secrets, in_force);
     let scheme = if http_settings.tls.is_some() { "https" } else { "http" };
     let state = http::State::new(engine.clone(), http_settings, metrics, is_loopback(address));
     tracing::info!(%address, scheme, version = env!("CARGO_PKG_VERSION"), pipelines = reloader.current().len(), "listening");
@@ -165,11 +169,30 @@ fn engine_settings(settings: &Settings, environment: &Environment, metrics: &Arc
     }
 }
 
+/// Who tells outcomes to GitHub, where that is a source. Without credentials it says so for each that would be told.
+fn reporter(settings: &Settings, secrets: &Secrets) -> Result<Option<Arc<dyn Reporter>>, String> {
+    if !settings.sources.get(&Source::Github).is_some_and(|source| source.enabled) {
+        return Ok(None);
+    }
+    let credentials = secrets.github_api.as_ref().map(|credentials| match credentials {
+        GithubCredentials::Token(token) => {
+            Ok(reporter::Credentials::Token(String::from_utf8_lossy(token.expose()).into_owned()))
+        }
+        GithubCredentials::App { id, installation, key } => reporter::App::new(id.clone(), *installation, key.expose())
+            .map(reporter::Credentials::App)
+            .map_err(|why| format!("the secret sources.github.api.app.key can't be used: {why}")),
+    });
+    let public_url = settings.server.public_url.clone();
+    let url = settings.github_api.url.parse().map_err(|error| format!("sources.github.api.url: {error}"))?;
+    let settings = reporter::Settings { url, credentials: credentials.transpose()?, public_url };
+    Ok(Some(Arc::new(reporter::Github::new(settings, Arc::new(clock::now))?)))
+}
+
 fn instance() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn http_settings(settings: &Settings, in_force: InForce) -> http::Settings {
+fn http_settings(settings: &Settings, secrets: &Secrets, in_force: InForce) -> http::Settings {
     let source = |(source, settings): (&Source, &settings::SourceSettings)| {
         let settings = http::SourceSettings {
             enabled: settings.enabled,
@@ -181,7 +204,15 @@ fn http_settings(settings: &Settings, in_force: InForce) -> http::Settings {
     };
     let sources = settings.sources.iter().map(source).collect();
     let public_url = settings.server.public_url.clone();
-    http::Settings { sources, access: in_force.access, tls: in_force.tls, public_url, ..http::Settings::default() }
+    let github_reports = secrets.github_api.is_some();
+    http::Settings {
+        sources,
+        access: in_force.access,
+        tls: in_force.tls,
+        public_url,
+        github_reports,
+        ..http::Settings::default()
+    }
 }
 
 /// A status that the settings have checked.

@@ -11,6 +11,7 @@ mod credentials;
 pub mod diagnostic;
 mod fields;
 mod file;
+pub mod github;
 mod globs;
 mod layers;
 pub mod one_file;

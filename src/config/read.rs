@@ -9,6 +9,7 @@ use crate::domain::names::Source;
 use super::credentials::{self, unquoted};
 use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
+use super::github;
 use super::layers::Shape;
 use super::secret::Secret;
 use super::settings::{ApiToken, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings};
@@ -17,6 +18,7 @@ use super::yaml::{Node, Value};
 
 use Shape::{Leaf, List, Map};
 
+const SECRET: Shape = Map(&[("fromFile", Leaf), ("fromEnv", Leaf)]);
 const CREDENTIAL: Shape = Map(&[
     ("fromFile", Leaf),
     ("fromEnv", Leaf),
@@ -45,6 +47,21 @@ const SOURCE: Shape = Map(&[
 /// Of a source whose callers don't wait for the verdict.
 const EVENTS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("maxBody", Leaf)]);
 
+/// Of GitHub, which is told the outcome later.
+const GITHUB: Shape = Map(&[
+    ("enabled", Leaf),
+    ("auth", AUTH),
+    ("maxBody", Leaf),
+    (
+        "api",
+        Map(&[
+            ("url", Leaf),
+            ("token", SECRET),
+            ("app", Map(&[("id", Leaf), ("installation", Leaf), ("key", SECRET)])),
+        ]),
+    ),
+]);
+
 /// Of Argo Rollouts, which reads the verdict in the body.
 const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("respondWithin", Leaf), ("maxBody", Leaf)]);
 
@@ -72,7 +89,7 @@ pub(super) const SHAPE: Shape = Map(&[
         Map(&[
             ("flagger", SOURCE),
             ("generic", SOURCE),
-            ("github", EVENTS),
+            ("github", GITHUB),
             ("argocd", SOURCE),
             ("argo-rollouts", METRICS),
             ("flux", EVENTS),
@@ -105,22 +122,27 @@ pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Sett
             _ => None,
         };
         let mut sources = BTreeMap::new();
+        let mut github_api = None;
         for name in Source::ALL {
             if let Some(mut fields) = fields.map(name.as_str(), faults) {
                 let settings = source(name, &mut fields, open.as_ref(), faults);
+                if name == Source::Github {
+                    github_api = github::api(&mut fields, faults);
+                }
                 fields.finish(&format!("sources.{name}"), faults);
                 if let Some(settings) = settings {
                     sources.insert(name, settings);
                 }
             }
         }
-        Some(sources)
+        Some((sources, github_api?))
     });
     let api_tokens = section(&mut fields, "api", faults, |fields, faults| {
         Some(unquoted(faults, |faults| api_tokens(fields, faults)))
     });
     let log = section(&mut fields, "log", faults, log);
     fields.finish("the settings", faults);
+    let (sources, github_api) = sources?;
     Some(Settings {
         server: server?.0,
         ledger: ledger?.0,
@@ -128,7 +150,8 @@ pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Sett
         stale_after: stale_after?,
         rollback: rollback?,
         execution: execution?,
-        sources: sources?,
+        sources,
+        github_api,
         api_tokens: api_tokens?,
         log: log?,
     })
@@ -158,7 +181,7 @@ fn required<'n, T>(
 }
 
 /// Notes that a value is null, which takes its default away; a fault in it has been noted already.
-fn missing<T>(fields: &Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Option<T> {
+pub(super) fn missing<T>(fields: &Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Option<T> {
     if fields.is_absent(name) {
         let fault = Diagnostic::error(&fields.place(name), format!("{name} may not be empty"));
         faults.push(fault.hint("leave it out for its default"));

@@ -12,6 +12,7 @@ use crate::domain::span::Span;
 
 pub use super::credentials::{Auth, Credential, Credentials, Limits};
 use super::diagnostic::{Diagnostic, Severity};
+use super::github::{GithubApi, GithubCredentials};
 use super::layers::Layers;
 use super::pipeline::Defaults;
 use super::secret::{Environment, Secret, SecretError, SecretRef, SecretValue};
@@ -38,6 +39,8 @@ pub struct Settings {
     pub execution: Execution,
     /// `sources`: every source there is.
     pub sources: BTreeMap<Source, SourceSettings>,
+    /// `sources.github.api`.
+    pub github_api: GithubApi,
     /// `api.tokens`.
     pub api_tokens: Vec<ApiToken>,
     /// `log`.
@@ -154,6 +157,8 @@ pub enum LogFormat {
 pub struct Secrets {
     /// Of each enabled source.
     pub sources: BTreeMap<Source, Credentials>,
+    /// For GitHub's API, where the source is enabled.
+    pub github_api: Option<GithubCredentials>,
     /// Of the API.
     pub api_tokens: Vec<ApiCredential>,
 }
@@ -194,7 +199,11 @@ impl Settings {
                 Err(error) => errors.push(error),
             }
         }
-        if errors.is_empty() { Ok(Secrets { sources, api_tokens }) } else { Err(errors) }
+        let used = self.sources.get(&Source::Github).is_some_and(|settings| settings.enabled);
+        let github_api = self.github_api.credentials.as_ref().filter(|_| used);
+        let github_api = github_api.map(|identity| identity.resolve(env)).transpose();
+        let github_api = github_api.map_err(|error| errors.push(error)).ok().flatten();
+        if errors.is_empty() { Ok(Secrets { sources, github_api, api_tokens }) } else { Err(errors) }
     }
 
     /// Every file that a secret of an enabled source or of the API is read from, and those of TLS.

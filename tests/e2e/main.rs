@@ -15,6 +15,7 @@ mod crash;
 mod engine_races;
 mod flagger_sim;
 mod flux;
+mod github;
 mod history;
 mod identity;
 mod ledger;

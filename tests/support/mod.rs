@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod gate;
+pub mod github;
 pub mod http;
 pub mod journal;
 pub mod pipelines;
