@@ -305,7 +305,7 @@ fn a_reader_that_goes_away_changes_nothing_about_the_exit_code() {
 #[test]
 fn the_shipped_pipelines_and_the_examples_are_sound() {
     let shipped = stagehook("check").current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
-    assert_eq!((code(&shipped), out(&shipped).as_str()), (0, "2 pipelines, 0 errors, 0 warnings\n"));
+    assert_eq!((code(&shipped), out(&shipped).as_str()), (0, "3 pipelines, 0 errors, 0 warnings\n"));
 
     let folder = tempfile::tempdir().unwrap();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/flagger/pipeline.yaml");

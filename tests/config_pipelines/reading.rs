@@ -15,7 +15,7 @@ use crate::*;
 fn the_shipped_pipelines_load() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pipelines");
     let (catalog, warnings) = Catalog::load(&directory, &DEFAULTS).unwrap_or_else(|faults| panic!("{faults:#?}"));
-    assert_eq!((catalog.len(), warnings), (2, vec![]));
+    assert_eq!((catalog.len(), warnings), (3, vec![]));
 
     let podinfo = catalog.select(Source::Flagger, &"test/podinfo".parse().unwrap()).unwrap();
     let hooks: Vec<_> = podinfo.pipeline.stages.iter().map(|stage| stage.hook().unwrap().as_str()).collect();
