@@ -135,7 +135,8 @@ async fn a_rollback_that_fails_is_an_error_there() {
 #[tokio::test]
 async fn a_success_that_is_not_followed_through_stays_one_and_says_so() {
     let api = Api::start().await;
-    let world = reporting(&pipeline(), &api).started().await;
+    let world =
+        reporting(&pipeline(), &api).set("/server/publicUrl", json!("https://stagehook.test/x/")).started().await;
     let client = world.client();
     world.fail("notify");
     api.says(42, "success");
@@ -146,6 +147,7 @@ async fn a_success_that_is_not_followed_through_stays_one_and_says_so() {
         posted[0].body["description"],
         "Stagehook: post-rollout stage notify failed (exit code 3): notify says no"
     );
+    assert_eq!(posted[0].body["log_url"], format!("https://stagehook.test/x/api/v1/deployments/{id}"));
     world.reaches(&id, "Succeeded").await;
 }
 

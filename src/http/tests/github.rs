@@ -177,7 +177,8 @@ async fn what_is_no_delivery_says_what_is_wrong() {
     assert!(sent(&|d| d.event = "").await.contains("the header X-GitHub-Event is missing"));
     assert!(sent(&|d| d.id.clear()).await.contains("the header X-GitHub-Delivery is missing"));
     assert!(sent(&|d| d.id = "x".repeat(201)).await.contains("X-GitHub-Delivery is not a word"));
-    assert!(sent(&|d| d.kind = "text/plain").await.contains("content type \"text/plain\" is not understood"));
+    let text = Delivery { kind: "text/plain", ..Delivery::new("deployment", "1", &created()) };
+    assert!(text.send(&site).await.problem(415).contains("content type \"text/plain\" is not understood"));
     let with = async |payload: Value| Delivery::new("deployment", "1", &payload).send(&site).await.problem(400);
     let without = async |pointer: &str, key: &str| {
         let mut payload = created();

@@ -11,6 +11,9 @@ use crate::domain::call::CallKey;
 use crate::domain::names::{Application, Cluster, Name, Namespace};
 use crate::domain::record::{About, Payload};
 
+const JSON: &str = "application/json";
+const FORM: &str = "application/x-www-form-urlencoded";
+
 /// A longer id is none of GitHub's.
 const LONGEST_ID: usize = 200;
 
@@ -126,24 +129,30 @@ fn header(headers: &HeaderMap, name: &'static str) -> Result<String, BadCall> {
     text.map(str::to_owned).ok_or_else(why)
 }
 
+/// What is said of a body that is neither JSON nor a form; none where it is.
+pub(super) fn unsupported(headers: &HeaderMap) -> Option<String> {
+    let kind = essence(headers);
+    (!matches!(kind.as_str(), JSON | FORM)).then(|| {
+        format!(
+            "the content type {kind:.100?} is not understood; set the webhook's content type to {JSON} ({FORM} works as \
+             well)"
+        )
+    })
+}
+
+fn essence(headers: &HeaderMap) -> String {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 fn json(headers: &HeaderMap, body: &[u8]) -> Result<Value, BadCall> {
-    let kind_of_body = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = kind_of_body.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let decoded;
-    let text = match essence.as_str() {
-        "application/json" => body,
-        "application/x-www-form-urlencoded" => {
-            let payload = form_urlencoded::parse(body).find(|(key, _)| key == "payload");
-            let payload = payload.ok_or_else(|| BadCall("the form has no field `payload`".to_owned()))?;
-            decoded = payload.1.into_owned();
-            decoded.as_bytes()
-        }
-        other => {
-            return Err(BadCall(format!(
-                "the content type {other:?} is not understood; set the webhook's content type to application/json \
-                 (application/x-www-form-urlencoded works as well)"
-            )));
-        }
+    let form;
+    let text = if essence(headers) == FORM {
+        let payload = form_urlencoded::parse(body).find(|(key, _)| key == "payload");
+        form = payload.ok_or_else(|| BadCall("the form has no field `payload`".to_owned()))?.1;
+        form.as_bytes()
+    } else {
+        body
     };
     let value: Value =
         serde_json::from_slice(text).map_err(|error| BadCall(format!("the body is not JSON: {error}")))?;

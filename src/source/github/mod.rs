@@ -57,6 +57,9 @@ impl fmt::Debug for Mapping<'_> {
 /// Reads a delivery. `cluster` is the query's.
 pub fn read(headers: &HeaderMap, body: &[u8], cluster: Option<&str>, known: Known<'_>) -> Result<Read, BadCall> {
     let Known { reports, mappings } = known;
+    if let Some(why) = delivery::unsupported(headers) {
+        return Ok(Read::Unsupported(why));
+    }
     let delivery = Delivery::read(headers, body, cluster)?;
     match delivery.event.as_str() {
         "ping" => Ok(Read::Ignored("ping: the webhook is set up, and nothing runs".to_owned())),
