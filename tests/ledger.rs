@@ -11,7 +11,9 @@ use stagehook::domain::hook::Hook;
 use stagehook::domain::ids::{DeploymentId, Mint, RunId};
 use stagehook::domain::names::{Revision, Source, StreamId};
 use stagehook::domain::pipeline::PipelineHash;
-use stagehook::domain::record::{About, Actor, Ending, Event, Fact, Outcome, OutputDigest, Owner, Purpose, Record};
+use stagehook::domain::record::{
+    About, Actor, Alias, CallKey, Ending, Event, Fact, Outcome, OutputDigest, Owner, Purpose, Record,
+};
 use stagehook::domain::summary::{State, Summary};
 use stagehook::ledger::{Append, AppendError, Head, Kind, Ledger, LedgerError, ListQuery, head, verify};
 
@@ -72,7 +74,7 @@ fn deployment(stream: &StreamId, expected: u64, n: u128, state: State, live: boo
     let opened = Event::Opened {
         hook: Hook::PreRollout,
         revision: None,
-        rollout: None,
+        rollout: Some(format!("o{n}").parse().unwrap()),
         under: None,
         opening: None,
         pipeline: PipelineHash::of(PIPELINE),
@@ -312,7 +314,7 @@ fn a_newer_and_a_foreign_file_are_refused() {
 
 #[tokio::test]
 async fn verify_names_what_was_done() {
-    let cases: [(&str, &[Found]); 14] = [
+    let cases: [(&str, &[Found]); 17] = [
         ("UPDATE records SET body = replace(body, 'four', 'FOUR') WHERE seq = 4", &[(Kind::Changed, Some(4))]),
         ("UPDATE records SET at = '2020-01-01T00:00:00Z' WHERE seq = 4", &[(Kind::Changed, Some(4))]),
         ("UPDATE records SET deployment = NULL WHERE seq = 2", &[(Kind::Changed, Some(2))]),
@@ -329,6 +331,9 @@ async fn verify_names_what_was_done() {
         ("DELETE FROM deployments", &[(Kind::Projection, Some(1))]),
         ("UPDATE records SET deployment = CAST(x'ff' AS TEXT) WHERE seq = 2", &[(Kind::Changed, Some(2))]),
         ("INSERT INTO outputs VALUES ('run_00000000000000000000000063', x'6f6b')", &[(Kind::Output, None)]),
+        ("DELETE FROM aliases", &[(Kind::Projection, None)]),
+        ("UPDATE aliases SET deployment = 'dep_00000000000000000000000063'", &[(Kind::Projection, None)]),
+        ("INSERT INTO aliases SELECT stream_id, 'rollout:o2', deployment FROM aliases", &[(Kind::Projection, None)]),
         (
             "INSERT INTO runs SELECT 'run_00000000000000000000000063', deployment, 1 FROM runs",
             &[(Kind::Projection, None)],
@@ -340,6 +345,27 @@ async fn verify_names_what_was_done() {
         tamper(&place.path, sql);
         assert_eq!(kinds(&place.path, None), expected, "{sql}");
     }
+}
+
+#[tokio::test]
+async fn a_deployment_is_found_by_what_its_caller_calls_it_the_newest_first() {
+    let (place, a, b) = (place(), stream("a"), stream("b"));
+    let ledger = Ledger::open(&place.path).unwrap();
+    ledger.append(deployment(&a, 0, 1, State::Succeeded, false)).await.unwrap();
+    ledger.append(deployment(&a, 2, 2, State::Progressing, true)).await.unwrap();
+    let key = CallKey { id: "k".to_owned(), stamp: None };
+    let seen = |n| vec![fact(Some(dep(n)), Event::KeySeen { hook: Hook::Rollout, key: key.clone() })];
+    let known = Alias::Key(Hook::Rollout, "k".to_owned());
+    for n in [2, 1] {
+        let expected = ledger.load(&a, 0).await.unwrap().head;
+        ledger.append(Append { facts: seen(n), ..Append::new(a.clone(), expected) }).await.unwrap();
+        assert_eq!(ledger.known_by(&a, &known).await.unwrap(), Some(dep(n)));
+    }
+    assert_eq!(ledger.known_by(&a, &Alias::Rollout("o2".parse().unwrap())).await.unwrap(), Some(dep(2)));
+    assert_eq!(ledger.known_by(&a, &Alias::Key(Hook::PreRollout, "k".to_owned())).await.unwrap(), None);
+    assert_eq!(ledger.known_by(&b, &known).await.unwrap(), None);
+    drop(ledger);
+    assert!(verify(&place.path, None).unwrap().is_sound());
 }
 
 #[tokio::test]
@@ -395,7 +421,7 @@ async fn a_first_record_beyond_one_needs_a_checkpoint() {
     tamper(
         &place.path,
         "INSERT INTO checkpoints SELECT stream_id, seq, hash, at FROM records WHERE seq = 2;
-         DELETE FROM deployments; DELETE FROM runs; DELETE FROM outputs; DELETE FROM records WHERE seq <= 2",
+         DELETE FROM deployments; DELETE FROM runs; DELETE FROM outputs; DELETE FROM aliases; DELETE FROM records WHERE seq <= 2",
     );
     assert_eq!(kinds(&place.path, Some(&earlier)), []);
     tamper(&place.path, "DELETE FROM checkpoints");

@@ -8,7 +8,7 @@ use super::ids::{DeploymentId, RunId};
 use super::names::{Revision, RolloutId, Source, StageId};
 use super::record::{About, Ending, Payload};
 
-pub use super::record::{Before, CallKey, ReportTo};
+pub use super::record::{Alias, Before, CallKey, ReportTo};
 
 /// One authenticated call of a source, in the core's words.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,12 @@ impl Call {
     /// A plain call: it names no rollout and no key, its caller waits for the verdict and asks again.
     pub const fn new(source: Source, hook: Hook, says: Says, payload: Payload, about: About) -> Self {
         Self { hook, says, payload, about, source, rollout: None, key: None, report: None, unattended: false }
+    }
+
+    /// By what it names a deployment, or its own repetition.
+    pub fn aliases(&self) -> impl Iterator<Item = Alias> {
+        let key = self.key.iter().map(|key| Alias::Key(self.hook, key.id.clone()));
+        key.chain(self.rollout.iter().cloned().map(Alias::Rollout))
     }
 }
 

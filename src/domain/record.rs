@@ -4,6 +4,7 @@
 //! new [`Event`]; an old one keeps its shape for ever.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -130,6 +131,11 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         unattended: bool,
     },
+    /// A call for whose verdict nobody waits joined a pass: it is to be taken up by itself from then on.
+    Unattended {
+        /// The hook of the pass.
+        hook: Hook,
+    },
     /// A run begins. Durable before its process exists.
     StageStarted {
         /// The run.
@@ -228,6 +234,36 @@ pub struct CallKey {
     /// again: the very same call, after it was answered, is a replay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stamp: Option<i64>,
+}
+
+/// What else than its own id a deployment is known by: callers name it so, however long ago it was.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Alias {
+    /// The caller's id of the rollout. The newest deployment that has it is meant.
+    Rollout(RolloutId),
+    /// The name of a call of this hook that was answered for it.
+    Key(Hook, String),
+}
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rollout(id) => write!(f, "rollout:{id}"),
+            Self::Key(hook, key) => write!(f, "{hook}:{key}"),
+        }
+    }
+}
+
+impl Event {
+    /// By what its deployment is known from then on.
+    pub fn alias(&self) -> Option<Alias> {
+        match self {
+            Self::Opened { rollout, .. } => rollout.clone().map(Alias::Rollout),
+            Self::RolloutNamed { rollout } => Some(Alias::Rollout(rollout.clone())),
+            Self::KeySeen { hook, key } => Some(Alias::Key(*hook, key.id.clone())),
+            _ => None,
+        }
+    }
 }
 
 /// Where a caller wants the outcome of its call told. Only the adapter of its source understands it.

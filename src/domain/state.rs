@@ -12,8 +12,8 @@ use super::names::{Revision, RolloutId, Source, StageId, StreamId};
 use super::pass::{Next, Pass, PassEnd};
 use super::pipeline::{Pipeline, PipelineHash};
 use super::record::{
-    About, Actor, Before, CallKey, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason, Record,
-    Skipped,
+    About, Actor, Alias, Before, CallKey, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason,
+    Record, Skipped,
 };
 use super::report::Report;
 use super::summary::{State, Summary};
@@ -383,6 +383,14 @@ impl Deployment {
         self.goes_on(hook) && self.promoted && self.pass(hook).is_some_and(due)
     }
 
+    /// Whether it is known by this.
+    pub fn is_known_by(&self, alias: &Alias) -> bool {
+        match alias {
+            Alias::Rollout(id) => self.rollout.as_ref() == Some(id),
+            Alias::Key(hook, id) => self.keys.iter().any(|(of, key)| of == hook && key.id == *id),
+        }
+    }
+
     /// The runs that have no end yet.
     pub fn alive(&self) -> impl Iterator<Item = &Arc<Run>> {
         self.runs.iter().filter(|run| run.end.is_none())
@@ -430,6 +438,11 @@ impl Deployment {
                 self.about.fill(about);
                 self.passes.retain(|(of, _)| of != hook);
                 self.passes.push((*hook, Pass::new(*pass, payload.clone(), *unattended)));
+            }
+            Event::Unattended { hook } => {
+                if let Some(pass) = self.pass_mut(*hook) {
+                    pass.unattended = true;
+                }
             }
             Event::StageStarted { run, stage, purpose, until, owner } => {
                 if let Purpose::Forward { hook, .. } = purpose

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Engine;
 use super::application::Streams;
-use crate::domain::call::{Command, Says, WaitKey};
+use crate::domain::call::{Alias, Command, Says, WaitKey};
 use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Revision, Source, StreamId};
 use crate::domain::pipeline::{Pipeline, PipelineHash};
@@ -16,16 +16,26 @@ use crate::ledger::Loaded;
 pub const KEEP: usize = 8;
 
 /// Something further back than rules look by themselves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Named<'a> {
     /// This one.
     Deployment(DeploymentId),
     /// The newest deployment that has it.
     Revision(&'a Revision),
+    /// The newest deployment that callers know by this.
+    Alias(Alias),
 }
 
 /// What a command names of the past.
-pub fn named(command: &Command) -> Option<Named<'_>> {
+pub fn named(command: &Command) -> Vec<Named<'_>> {
+    let aliases = match command {
+        Command::Call(call) => call.aliases().map(Named::Alias).collect(),
+        _ => Vec::new(),
+    };
+    aliases.into_iter().chain(meant(command)).collect()
+}
+
+fn meant(command: &Command) -> Option<Named<'_>> {
     match command {
         Command::Call(call) => match &call.says {
             Says::Undo { deployment: Some(id), .. } => Some(Named::Deployment(*id)),
@@ -56,14 +66,9 @@ pub fn named(command: &Command) -> Option<Named<'_>> {
 impl Engine {
     /// Folds the application's streams if they are not in memory, and a deployment that is named
     /// although it lies further back than rules look by themselves.
-    pub(super) async fn load(
-        &self,
-        id: &StreamId,
-        streams: &mut Streams,
-        named: Option<Named<'_>>,
-    ) -> Result<(), String> {
+    pub(super) async fn load(&self, id: &StreamId, streams: &mut Streams, named: &[Named<'_>]) -> Result<(), String> {
         let ledger = &self.0.ledger;
-        loop {
+        'again: loop {
             if streams.by_source.is_empty() {
                 let mut folded = BTreeMap::new();
                 for source in Source::ALL {
@@ -79,26 +84,35 @@ impl Engine {
                 }
             }
             let Some(stream) = streams.by_source.get_mut(&id.source) else { return Ok(()) };
-            let Some(beside) = self.beside(stream, named).await? else { return Ok(()) };
-            if beside.head == stream.head {
-                return fold(stream, &beside);
+            for named in named {
+                let Some(beside) = self.beside(stream, named).await? else { continue };
+                if beside.head != stream.head {
+                    // Somebody else wrote: what is in memory is not all that came before this head.
+                    tracing::debug!(stream = %id, "another writer was first; loading again");
+                    streams.by_source.clear();
+                    continue 'again;
+                }
+                fold(stream, &beside)?;
             }
-            // Somebody else wrote: what is in memory is not all that came before this head.
-            tracing::debug!(stream = %id, "another writer was first; loading again");
-            streams.by_source.clear();
+            return Ok(());
         }
     }
 
     /// The records of a deployment that a command names and that is not in memory.
-    async fn beside(&self, stream: &Stream, named: Option<Named<'_>>) -> Result<Option<Loaded>, String> {
+    async fn beside(&self, stream: &Stream, named: &Named<'_>) -> Result<Option<Loaded>, String> {
         let ledger = &self.0.ledger;
         let id = match named {
-            None => None,
-            Some(Named::Deployment(id)) => Some(id),
-            Some(Named::Revision(revision)) => {
+            Named::Deployment(id) => Some(*id),
+            Named::Alias(alias) => {
+                if stream.deployments.iter().rev().take(KEEP).any(|deployment| deployment.is_known_by(alias)) {
+                    return Ok(None);
+                }
+                ledger.known_by(&stream.id, alias).await.map_err(|error| error.to_string())?
+            }
+            Named::Revision(revision) => {
                 // Older ones are there by chance, so one of them need not be the newest of its revision.
                 let mut newest = stream.deployments.iter().rev().take(KEEP);
-                if newest.any(|deployment| deployment.revision.as_ref() == Some(revision)) {
+                if newest.any(|deployment| deployment.revision.as_ref() == Some(*revision)) {
                     return Ok(None);
                 }
                 ledger.newest_of(&stream.id, revision).await.map_err(|error| error.to_string())?

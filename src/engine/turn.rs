@@ -116,7 +116,7 @@ impl Engine {
     ) -> Result<(Reply, Vec<WaitKey>), String> {
         let inner = &self.0;
         let (Decision { stream, facts, actions, reply }, mut place) = loop {
-            self.load(id, streams, named(&command)).await?;
+            self.load(id, streams, &named(&command)).await?;
             let (decision, place) = self.decide_with_slot(id, streams, &command, by, slot, waited);
             if decision.facts.is_empty() {
                 break (decision, place);

@@ -118,6 +118,14 @@ pub(super) fn apply(connection: &Connection, append: Append) -> Result<Vec<Recor
                 hex::encode(hash),
                 body,
             ])?;
+            if let (Some(alias), Some(id)) = (fact.event.alias(), fact.deployment) {
+                connection
+                    .prepare_cached(
+                        "INSERT INTO aliases (stream_id, alias, deployment) VALUES (?1, ?2, ?3)
+                         ON CONFLICT (stream_id, alias) DO UPDATE SET deployment = excluded.deployment",
+                    )?
+                    .execute(params![stream_id, alias.to_string(), id.to_string()])?;
+            }
             records.push(Record { seq, fact });
         }
     }

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Application, Revision, Source, StreamId};
-use crate::domain::record::Record;
+use crate::domain::record::{Alias, Record};
 use crate::domain::summary::{State, Summary};
 
 pub use append::{Append, AppendError};
@@ -111,6 +111,12 @@ impl Ledger {
     pub async fn newest_of(&self, stream: &StreamId, revision: &Revision) -> Result<Option<DeploymentId>, LedgerError> {
         let (stream, revision) = (stream.clone(), revision.clone());
         self.inner.readers.read(move |connection| read::newest_of(connection, &stream, &revision)).await
+    }
+
+    /// The newest deployment of a stream that callers know by this.
+    pub async fn known_by(&self, stream: &StreamId, alias: &Alias) -> Result<Option<DeploymentId>, LedgerError> {
+        let (stream, alias) = (stream.clone(), alias.clone());
+        self.inner.readers.read(move |connection| read::known_by(connection, &stream, &alias)).await
     }
 
     /// One deployment's records with their hashes; none where there is no such deployment.

@@ -12,7 +12,7 @@ use super::rows;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Application, Revision, Source, StreamId};
 use crate::domain::pipeline::PipelineHash;
-use crate::domain::record::{Event, Record};
+use crate::domain::record::{Alias, Event, Record};
 
 /// Part of a stream, all of one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -96,6 +96,21 @@ pub(super) fn newest_of(
              WHERE s.application = ?1 AND s.source = ?2 AND d.revision = ?3 ORDER BY d.opened_seq DESC LIMIT 1",
         )?
         .query_row(params![stream.application.to_string(), stream.source.as_str(), revision.as_str()], |row| row.get(0))
+        .optional()?;
+    found.map(|id| rows::parse("deployment id", &id)).transpose()
+}
+
+pub(super) fn known_by(
+    connection: &Connection,
+    stream: &StreamId,
+    alias: &Alias,
+) -> Result<Option<DeploymentId>, LedgerError> {
+    let found: Option<String> = connection
+        .prepare_cached(
+            "SELECT a.deployment FROM aliases a JOIN streams s ON s.id = a.stream_id
+             WHERE s.application = ?1 AND s.source = ?2 AND a.alias = ?3",
+        )?
+        .query_row(params![stream.application.to_string(), stream.source.as_str(), alias.to_string()], |row| row.get(0))
         .optional()?;
     found.map(|id| rows::parse("deployment id", &id)).transpose()
 }

@@ -315,6 +315,20 @@ fn what_a_crash_cut_of_a_call_that_comes_once_runs_again_by_itself() {
 }
 
 #[test]
+fn a_call_that_comes_once_and_joins_is_not_lost_with_those_that_ask_again() {
+    let mut world = World::generic(stages());
+    world.forward(Hook::PreRollout, "a");
+    world.grant_all();
+    let call = unattended(&world, "", Hook::PreRollout, Says::Forward { revision: rev("a") });
+    for _ in 0..2 {
+        world.tell(call.clone());
+    }
+    world.crash();
+    assert_eq!(world.all_succeed(), ["migrate"]);
+    assert_eq!(world.current().runs.len(), 2);
+}
+
+#[test]
 fn a_held_stage_of_a_call_that_comes_once_goes_on_when_it_is_released() {
     let mut world = World::new(Source::Github, pipeline(vec![held(script("migrate", Hook::PreRollout))]));
     let call = unattended(&world, "1", Hook::PreRollout, Says::Forward { revision: rev("a") });

@@ -37,6 +37,20 @@ async fn a_repeated_key_runs_nothing_again_before_or_after_a_restart_or_the_end(
 }
 
 #[tokio::test]
+async fn a_key_is_known_however_many_deployments_ago_it_was() {
+    let world = World::with_stages(&[stage("step", "rollout")]).await;
+    let first = keyed(&world.client(), "k", ROLLOUT, "v0").await.expect(200);
+    for n in 1..12 {
+        world.client().generic("rollout", &format!("v{n}")).await.expect(200);
+    }
+    let before = world.starts().len();
+    let again = keyed(&world.client(), "k", ROLLOUT, "v0").await;
+    assert_eq!(again.deployment(), first.deployment());
+    assert_eq!((world.starts().len(), world.client().deployments().await.len()), (before, 12));
+    world.verify();
+}
+
+#[tokio::test]
 async fn a_failure_is_told_again_to_its_key_and_tried_again_for_another() {
     let world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
     world.fail("migrate");

@@ -17,6 +17,9 @@ impl Turn<'_> {
         let number = match deployment.pass(hook) {
             Some(pass) => match &pass.end {
                 None => {
+                    if call.unattended && !pass.unattended {
+                        self.emit(id, Event::Unattended { hook });
+                    }
                     self.go_on(id, hook);
                     return Reply::Wait(WaitKey::Hook(id, hook));
                 }

@@ -47,6 +47,14 @@ CREATE TABLE runs (
     stream_id  INTEGER NOT NULL REFERENCES streams (id)
 ) STRICT, WITHOUT ROWID;
 
+-- By what else callers name a deployment: their own id of a rollout, the key of a call. The newest that has it.
+CREATE TABLE aliases (
+    stream_id  INTEGER NOT NULL REFERENCES streams (id),
+    alias      TEXT    NOT NULL,
+    deployment TEXT    NOT NULL,
+    PRIMARY KEY (stream_id, alias)
+) STRICT, WITHOUT ROWID;
+
 -- An id sorts by the time it was opened, so every list is a walk down an index that ends in it.
 CREATE TABLE deployments (
     id          TEXT    PRIMARY KEY,

@@ -1,6 +1,6 @@
 //! What records name but do not hold: pipelines, outputs, and the rows of the lists.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use sha2::{Digest, Sha256};
@@ -18,6 +18,8 @@ pub(super) struct Content {
     pipelines: HashSet<String>,
     runs: HashSet<RunId>,
     outputs: HashSet<RunId>,
+    /// By what each stream's deployments are known: the newest that has it.
+    aliases: HashMap<(i64, String), DeploymentId>,
 }
 
 /// The record that is looked at.
@@ -36,6 +38,9 @@ impl Content {
         fact: &Fact,
         report: &mut Report,
     ) -> rusqlite::Result<()> {
+        if let (Some(alias), Some(id)) = (fact.event.alias(), fact.deployment) {
+            self.aliases.insert((at.stream_id, alias.to_string()), id);
+        }
         match &fact.event {
             Event::Opened { pipeline, .. } => {
                 if let Some(id) = fact.deployment {
@@ -107,7 +112,7 @@ impl Content {
     }
 
     /// What no record led to.
-    pub(super) fn rest(&self, connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
+    pub(super) fn rest(&mut self, connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
         let mut statement = connection.prepare("SELECT hash, json FROM pipelines")?;
         let mut found = statement.query([])?;
         while let Some(row) = found.next()? {
@@ -159,6 +164,7 @@ impl Content {
                 );
             }
         }
+        self.compare_aliases(connection, report)?;
         // Whoever asks for the output of such a run would be shown this one.
         let mut statement = connection.prepare("SELECT run FROM outputs")?;
         let mut found = statement.query([])?;
@@ -167,6 +173,26 @@ impl Content {
             if !named(&self.outputs, &run) {
                 report.find(Kind::Output, None, None, format!("there is an output of {run}, and no record says so"));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Content {
+    /// Whoever names a rollout or a call would be given the wrong deployment, or none.
+    fn compare_aliases(&mut self, connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
+        let mut statement = connection.prepare("SELECT stream_id, alias, deployment FROM aliases")?;
+        let mut found = statement.query([])?;
+        while let Some(row) = found.next()? {
+            let (alias, listed) = (lossy(row.get_ref(1)?), lossy(row.get_ref(2)?));
+            if self.aliases.remove(&(row.get(0)?, alias.clone())).is_none_or(|id| id.to_string() != listed) {
+                let message = format!("the list of names has {alias} for {listed}, and no record says so");
+                report.find(Kind::Projection, None, None, message);
+            }
+        }
+        for ((_, alias), id) in self.aliases.drain() {
+            let message = format!("{id} is known by {alias}, and the list of names does not have that");
+            report.find(Kind::Projection, None, None, message);
         }
         Ok(())
     }
