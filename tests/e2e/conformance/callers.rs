@@ -156,3 +156,34 @@ pub fn flux() -> Caller {
         failed: |n| event(n, "podinfo", "error", "HealthCheckFailed"),
     }
 }
+pub fn github() -> Caller {
+    fn event(kind: &str, n: u32, app: &str, delivery: &str, extra: &Value) -> Request {
+        let mut body = json!({
+            "deployment": {
+                "id": 1000 + n, "sha": format!("{n:040}"), "ref": "main", "environment": "production",
+                "url": format!("https://api.github.com/repos/{app}/deployments/{}", 1000 + n),
+            },
+            "repository": {"id": 7, "full_name": app, "html_url": format!("https://github.com/{app}")},
+            "sender": {"login": "octocat"},
+        });
+        for (key, value) in extra.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        Request::new("/hooks/github", &body).with("X-GitHub-Event", kind).with("X-GitHub-Delivery", delivery)
+    }
+    fn status(n: u32, state: &str) -> Request {
+        let status = json!({"id": 1, "state": state, "description": "", "environment": "production"});
+        let extra = json!({"action": "created", "deployment_status": status});
+        event("deployment_status", n, "octo/app", &format!("{state}-{n}"), &extra)
+    }
+    Caller {
+        source: "github",
+        proof: Proof::Hmac { header: "X-Hub-Signature-256" },
+        manner: Manner::Accepted,
+        application: ("production", "octo/app"),
+        gate: |n, app| event("deployment", n, app, &format!("created-{n}"), &json!({"action": "created"})),
+        gate_hook: "pre-rollout",
+        next: Some((|n| status(n, "in_progress"), "rollout")),
+        failed: |n| status(n, "failure"),
+    }
+}

@@ -32,4 +32,5 @@ conformance! {
     argocd: crate::conformance::callers::argocd();
     argo_rollouts: crate::conformance::callers::argo_rollouts();
     flux: crate::conformance::callers::flux();
+    github: crate::conformance::callers::github();
 }
