@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use super::access;
+use super::{access, reporting};
 use crate::config::rotation::{self, Values};
 use crate::config::secret::Environment;
 use crate::config::settings::{Secrets, Settings};
 use crate::config::watching::Changes;
 use crate::http::Access;
+use crate::reporter::Github;
 
 /// What is in force, for the listener.
 pub(super) struct InForce {
@@ -26,6 +27,7 @@ pub(super) struct Rotation {
     reader: Mutex<rotation::Rotation>,
     access: watch::Sender<Arc<Access>>,
     tls: Option<watch::Sender<Arc<rustls::ServerConfig>>>,
+    reporter: Option<Github>,
 }
 
 impl Rotation {
@@ -36,12 +38,13 @@ impl Rotation {
         settings: &Settings,
         secrets: &Secrets,
         tls: Option<Arc<rustls::ServerConfig>>,
+        reporter: Option<Github>,
     ) -> (Arc<Self>, InForce) {
         let (reader, changes) =
             rotation::Rotation::new(config.map(Path::to_owned), environment.clone(), settings.clone());
         let (access, access_in_force) = watch::channel(Arc::new(access::of(secrets)));
         let (tls, tls_in_force) = tls.map(watch::channel).unzip();
-        let rotation = Arc::new(Self { reader: Mutex::new(reader), access, tls });
+        let rotation = Arc::new(Self { reader: Mutex::new(reader), access, tls, reporter });
         tokio::spawn(follow(Arc::clone(&rotation), changes));
         (rotation, InForce { access: access_in_force, tls: tls_in_force })
     }
@@ -56,6 +59,11 @@ impl Rotation {
         let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let Values { secrets, tls } = read(&mut reader);
         if let Some(secrets) = secrets {
+            if let (Some(reporter), Some(found)) = (&self.reporter, &secrets.github_api)
+                && let Err(why) = reporting::credentials(found).and_then(|newer| reporter.exchange(newer))
+            {
+                tracing::error!("{why}; the credential for GitHub's API stays as it was");
+            }
             self.access.send_replace(Arc::new(access::of(&secrets)));
             tracing::info!("credentials are loaded");
         }

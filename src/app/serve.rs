@@ -10,21 +10,18 @@ use ::http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::logging;
 use super::rotation::{InForce, Rotation};
-use crate::config::github::GithubCredentials;
+use super::{logging, reporting};
 use crate::config::reload::Reloader;
 use crate::config::secret::Environment;
 use crate::config::settings::{self, Secrets, Settings};
 use crate::config::tls::Tls;
 use crate::domain::names::Source;
 use crate::domain::record::Owner;
-use crate::engine::report::Reporter;
 use crate::engine::{self, Engine, clock};
 use crate::executor::{self, Executor};
 use crate::http::{self, Metrics};
 use crate::ledger::Ledger;
-use crate::reporter;
 use crate::source::render::Statuses;
 
 /// The exit code of a service that did not start: what its settings name can't be used. (1 is an answer, and a
@@ -87,7 +84,8 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     // Before the recovery, which may take its time: what changes meanwhile must not wait for the next change.
     let reloader = Arc::new(reloader);
     follow(&reloader);
-    let (rotation, in_force) = Rotation::new(config, environment, &settings, &secrets, tls);
+    let reporter = reporting::reporter(&settings, &secrets).map_err(unavailable)?;
+    let (rotation, in_force) = Rotation::new(config, environment, &settings, &secrets, tls, reporter.clone());
     for diagnostic in reloader.status().diagnostics {
         tracing::warn!("{diagnostic}");
     }
@@ -99,7 +97,7 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     let executor = executor(&settings).map_err(unavailable)?;
     let metrics = Arc::new(Metrics::default());
     let mut engine_settings = engine_settings(&settings, environment, &metrics);
-    engine_settings.reporter = reporter(&settings, &secrets).map_err(unavailable)?;
+    engine_settings.reporter = reporter.map(|reporter| Arc::new(reporter) as _);
     let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
     watch_reloads(&reloader, &metrics);
     let http_settings = http_settings(&settings, &secrets, in_force);
@@ -167,25 +165,6 @@ fn engine_settings(settings: &Settings, environment: &Environment, metrics: &Arc
         reporter: None,
         owner: Owner { instance: instance(), boot: clock::mint(clock::now()).run().to_string() },
     }
-}
-
-/// Who tells outcomes to GitHub, where that is a source. Without credentials it says so for each that would be told.
-fn reporter(settings: &Settings, secrets: &Secrets) -> Result<Option<Arc<dyn Reporter>>, String> {
-    if !settings.sources.get(&Source::Github).is_some_and(|source| source.enabled) {
-        return Ok(None);
-    }
-    let credentials = secrets.github_api.as_ref().map(|credentials| match credentials {
-        GithubCredentials::Token(token) => {
-            Ok(reporter::Credentials::Token(String::from_utf8_lossy(token.expose()).into_owned()))
-        }
-        GithubCredentials::App { id, installation, key } => reporter::App::new(id.clone(), *installation, key.expose())
-            .map(reporter::Credentials::App)
-            .map_err(|why| format!("the secret sources.github.api.app.key can't be used: {why}")),
-    });
-    let public_url = settings.server.public_url.clone();
-    let url = settings.github_api.url.parse().map_err(|error| format!("sources.github.api.url: {error}"))?;
-    let settings = reporter::Settings { url, credentials: credentials.transpose()?, public_url };
-    Ok(Some(Arc::new(reporter::Github::new(settings, Arc::new(clock::now))?)))
 }
 
 fn instance() -> String {

@@ -48,6 +48,13 @@ pub enum GithubCredentials {
 }
 
 impl GithubIdentity {
+    /// The secret in it.
+    pub const fn secret(&self) -> &Secret {
+        match self {
+            Self::Token(secret) | Self::App { key: secret, .. } => secret,
+        }
+    }
+
     /// Reads the values.
     pub fn resolve(&self, env: &Environment) -> Result<GithubCredentials, SecretError> {
         Ok(match self {

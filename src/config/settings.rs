@@ -12,7 +12,7 @@ use crate::domain::span::Span;
 
 pub use super::credentials::{Auth, Credential, Credentials, Limits};
 use super::diagnostic::{Diagnostic, Severity};
-use super::github::{GithubApi, GithubCredentials};
+use super::github::{GithubApi, GithubCredentials, GithubIdentity};
 use super::layers::Layers;
 use super::pipeline::Defaults;
 use super::secret::{Environment, Secret, SecretError, SecretRef, SecretValue};
@@ -209,7 +209,10 @@ impl Settings {
     /// Every file that a secret of an enabled source or of the API is read from, and those of TLS.
     pub fn secret_files(&self) -> Vec<PathBuf> {
         let sources = self.sources.values().filter(|source| source.enabled).filter_map(|source| source.auth.as_ref());
+        let github = self.sources.get(&Source::Github).filter(|github| github.enabled);
+        let github = github.and(self.github_api.credentials.as_ref()).map(GithubIdentity::secret);
         let secrets = sources.flat_map(Auth::secrets).chain(self.api_tokens.iter().map(|token| &token.secret));
+        let secrets = secrets.chain(github);
         let files = secrets.filter_map(|secret| match &secret.reference {
             SecretRef::File(file) => Some(file.clone()),
             SecretRef::Variable(_) => None,
@@ -228,6 +231,10 @@ impl Settings {
             }
         }
         settings.api_tokens.clone_from(&newer.api_tokens);
+        // Whether outcomes are told at all changes at a start only.
+        if let (Some(own), Some(newer)) = (&mut settings.github_api.credentials, &newer.github_api.credentials) {
+            own.clone_from(newer);
+        }
         // Between HTTP and HTTPS the listener changes at a start only.
         if let (Some(own), Some(newer)) = (&mut settings.server.tls, &newer.server.tls) {
             own.clone_from(newer);

@@ -9,7 +9,7 @@
 mod api;
 mod app;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -53,11 +53,15 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// Tells outcomes to GitHub.
+/// Tells outcomes to GitHub. A cheap handle.
+#[derive(Clone)]
 pub struct Github(Arc<Inner>);
 
 struct Inner {
-    api: Option<Api>,
+    url: Url,
+    clock: Clock,
+    /// Another one when credentials are exchanged.
+    api: RwLock<Option<Arc<Api>>>,
     public_url: Option<String>,
 }
 
@@ -65,8 +69,18 @@ impl Github {
     /// A reporter; the error says why there can be none.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, String> {
         let Settings { url, credentials, public_url } = settings;
-        let api = credentials.map(|credentials| Api::new(url, credentials, clock)).transpose()?;
-        Ok(Self(Arc::new(Inner { api, public_url })))
+        let github = Self(Arc::new(Inner { url, clock, api: RwLock::default(), public_url }));
+        credentials.map_or(Ok(()), |credentials| github.exchange(credentials))?;
+        Ok(github)
+    }
+
+    /// Takes other credentials from now on. What is being told is told with those that it began with.
+    pub fn exchange(&self, credentials: Credentials) -> Result<(), String> {
+        let Inner { url, clock, api, .. } = self.0.as_ref();
+        let newer = Api::new(url.clone(), credentials, Arc::clone(clock))?;
+        // Nothing panics while it holds this lock.
+        *api.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(newer));
+        Ok(())
     }
 }
 
@@ -89,7 +103,8 @@ impl Inner {
         let Some(to) = To::of(&report.to) else {
             return Err(Unsent::Never("it does not say where at GitHub it is to be told".to_owned()));
         };
-        let Some(api) = &self.api else {
+        let api = self.api.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(api) = api else {
             let why = "no sources.github.api: without a token or an app GitHub's API takes no answer, and the job waits \
                        until it times out; set sources.github.api.app (or .token)";
             return Err(Unsent::Never(why.to_owned()));

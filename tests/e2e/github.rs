@@ -183,6 +183,23 @@ async fn a_protection_rule_is_approved_or_rejected_at_its_callback() {
 }
 
 #[tokio::test]
+async fn a_token_is_exchanged_when_its_file_changes() {
+    let api = Api::start().await;
+    let world = world(&pipeline());
+    world.write("token", "ghp_old\n");
+    let token = json!({"url": api.url, "token": {"fromFile": "token"}});
+    let world = world.set("/sources/github/api", token).started().await;
+    let client = world.client();
+    deliver(&client, "deployment", "d-1", &deployment(42, "abc")).await.expect(202);
+    assert_eq!(api.posts(STATUSES, 1).await[0].authorization, "Bearer ghp_old");
+    world.write("token.new", "ghp_new\n");
+    std::fs::rename(world.path().join("token.new"), world.path().join("token")).unwrap();
+    world.server().logged("credentials are loaded").await;
+    deliver(&client, "deployment_status", "d-2", &status(42, "abc", "in_progress")).await.expect(202);
+    assert_eq!(api.posts(STATUSES, 2).await[1].authorization, "Bearer ghp_new");
+}
+
+#[tokio::test]
 async fn a_callback_that_leads_elsewhere_gets_no_token() {
     let (api, evil) = (Api::start().await, Api::start().await);
     let world = reporting(&pipeline(), &api).started().await;
