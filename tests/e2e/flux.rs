@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::support::World;
 use crate::support::http::Reply;
 use crate::support::pipelines::{pipeline, rollback_stage, stage};
+use crate::support::poll::poll_until;
 
 async fn world() -> World {
     let stages = [stage("warm", "rollout"), stage("smoke", "post-rollout"), rollback_stage("tell")];
@@ -63,6 +64,11 @@ async fn a_kustomization_succeeds_once_however_often_it_says_so() {
     let said = |reason, minute| event("Kustomization", reason, "main@sha1:4f1d2c", minute);
     let progress = client.post("/hooks/flux", &said("Progressing", 0)).await;
     let id = progress.deployment();
+    // Flux does not wait for what it has set going; the count of records below must.
+    poll_until("the first stage is over", || async {
+        (client.deployment(&id).await["runs"][0]["state"] == "Succeeded").then_some(())
+    })
+    .await;
     client.post("/hooks/flux", &said("ReconciliationSucceeded", 1)).await;
     let found = world.reaches(&id, "Succeeded").await;
     assert_eq!(found["revision"], "main@sha1:4f1d2c");
