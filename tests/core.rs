@@ -20,6 +20,8 @@ mod gates;
 mod histories;
 #[path = "core/late.rs"]
 mod late;
+#[path = "core/loadtester.rs"]
+mod loadtester;
 #[path = "core/model.rs"]
 mod model;
 #[path = "core/pipelines.rs"]

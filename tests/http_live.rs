@@ -159,6 +159,7 @@ async fn open_deployment(ledger: &Ledger, folder: &Path) {
         pipeline: hash.clone(),
         about: About::default(),
         question_asked: false,
+        gates: Default::default(),
     };
     let fact = Fact { at: engine::clock::now(), by: Actor("flagger".into()), deployment: Some(id), event };
     let stream = StreamId { source: Source::Flagger, application: "test/podinfo".parse().unwrap() };

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use rusqlite::Connection;
 use stagehook::domain::hook::Hook;
 use stagehook::domain::ids::{DeploymentId, Mint, RunId};
+use stagehook::domain::loadtester::{Gate, Gates};
 use stagehook::domain::names::{Revision, Source, StreamId};
 use stagehook::domain::pipeline::PipelineHash;
 use stagehook::domain::record::{
@@ -80,6 +81,7 @@ fn deployment(stream: &StreamId, expected: u64, n: u128, state: State, live: boo
         pipeline: PipelineHash::of(PIPELINE),
         about: About::default(),
         question_asked: false,
+        gates: Default::default(),
     };
     let finished = Event::StageFinished { run: run(n), ending, awaited: true };
     Append {
@@ -128,6 +130,31 @@ type Found = (Kind, Option<u64>);
 
 fn kinds(path: &Path, against: Option<&Head>) -> Vec<Found> {
     verify(path, against).unwrap().findings.iter().map(|finding| (finding.kind, finding.seq)).collect()
+}
+
+#[tokio::test]
+async fn of_the_load_tester_only_what_is_live_and_the_last_word_on_its_gates_is_read() {
+    let place = place();
+    let ledger = Ledger::open(&place.path).unwrap();
+    let stream = StreamId { source: Source::Loadtester, ..stream("a") };
+    let read = async || seqs(&ledger.load(&stream, 8).await.unwrap().records);
+    let set = || fact(None, Event::GateSet { gate: Gate::Gate, open: true, gates: Gates::default() });
+    let append = async |expected, count| {
+        let facts = (0..count).map(|_| set()).collect();
+        ledger.append(Append { facts, ..Append::new(stream.clone(), expected) }).await.unwrap();
+    };
+    assert!(read().await.is_empty());
+    append(0, 50).await;
+    assert_eq!(read().await, [50], "without a deployment");
+    ledger.append(deployment(&stream, 50, 1, State::Succeeded, false)).await.unwrap();
+    assert_eq!(read().await, [51, 52], "an opening carries the gates");
+    append(52, 48).await;
+    assert_eq!(read().await, [100], "after one");
+    ledger.append(deployment(&stream, 100, 2, State::Progressing, true)).await.unwrap();
+    ledger.append(deployment(&stream, 102, 3, State::Succeeded, false)).await.unwrap();
+    append(104, 1).await;
+    assert_eq!(read().await, [101, 102, 103, 104, 105], "from the oldest that is live");
+    assert!(verify(&place.path, None).unwrap().is_sound());
 }
 
 #[tokio::test]

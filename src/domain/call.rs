@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
+use super::loadtester::{Gate, Task};
 use super::names::{Revision, RolloutId, Source, StageId};
 use super::record::{About, Ending, Payload};
 
@@ -102,6 +103,15 @@ pub enum Says {
         /// What it means.
         tells: Tells,
     },
+    /// One of the load tester's gates: is it open? Or it is to be set.
+    LoadGate {
+        /// Which.
+        gate: Gate,
+        /// Open or closed from now on; none to ask.
+        set: Option<bool>,
+    },
+    /// A command that the call itself brings, for the load tester.
+    Task(Task),
 }
 
 /// What an event means for the open deployment.

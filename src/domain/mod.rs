@@ -2,12 +2,14 @@
 //!
 //! No I/O, no clock, no randomness: time and ids are handed in, records and actions come out.
 
+pub mod allow;
 pub mod answer;
 pub mod call;
 pub mod decide;
 pub mod github;
 pub mod hook;
 pub mod ids;
+pub mod loadtester;
 pub mod names;
 pub mod pass;
 pub mod pipeline;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::call::Verdict;
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
+use super::loadtester::{Gate, Gates};
 use super::names::{Revision, RolloutId, StageId};
 use super::pipeline::PipelineHash;
 
@@ -76,6 +77,18 @@ pub enum Event {
         /// Whether this stream's caller has ever asked the rollback question; carried along so
         /// that a fold may begin at any deployment.
         question_asked: bool,
+        /// Which of the load tester's gates are open; carried along likewise.
+        #[serde(default, skip_serializing_if = "Gates::are_closed")]
+        gates: Gates,
+    },
+    /// A person, or whoever may, opened or closed one of the load tester's gates.
+    GateSet {
+        /// Which.
+        gate: Gate,
+        /// Whether it is open now.
+        open: bool,
+        /// How both are now: so nothing before this needs to be read.
+        gates: Gates,
     },
     /// The deployment learned which revision it rolls out.
     RevisionAdopted {
@@ -512,6 +525,8 @@ pub enum Reason {
     PostRolloutFailed,
     /// A person closed it.
     Closed,
+    /// Stagehook died while its command ran.
+    Interrupted,
 }
 
 impl Reason {
@@ -527,6 +542,7 @@ impl Reason {
             Self::Cancelled => "Cancelled",
             Self::PostRolloutFailed => "PostRolloutFailed",
             Self::Closed => "Closed",
+            Self::Interrupted => "Interrupted",
         }
     }
 }

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::hook::Hook;
 use super::ids::{DeploymentId, RunId};
+use super::loadtester::Gates;
 use super::names::{Revision, RolloutId, Source, StageId, StreamId};
 use super::pass::{Next, Pass, PassEnd};
 use super::pipeline::{Pipeline, PipelineHash};
@@ -27,6 +28,10 @@ pub struct Stream {
     pub head: u64,
     /// Whether its caller has ever asked the rollback question.
     pub question_asked: bool,
+    /// Which of the load tester's gates are open.
+    pub gates: Gates,
+    /// The number of the record that says so.
+    gates_at: u64,
     /// The deployments, oldest first. The last one is the current one.
     pub deployments: Vec<Deployment>,
 }
@@ -44,7 +49,7 @@ pub struct MissingPipeline {
 impl Stream {
     /// A stream without records.
     pub fn new(id: StreamId) -> Self {
-        Self { id, head: 0, question_asked: false, deployments: Vec::new() }
+        Self { id, head: 0, question_asked: false, gates: Gates::default(), gates_at: 0, deployments: Vec::new() }
     }
 
     /// Takes one record in. `pinned` resolves the pipelines that deployments pin.
@@ -66,10 +71,14 @@ impl Stream {
     /// Takes in the fact that a deployment was opened.
     pub fn open(&mut self, seq: u64, id: DeploymentId, fact: &Fact, pipeline: Arc<Pipeline>) {
         self.head = self.head.max(seq);
-        if let Event::Opened { hook, revision, rollout, under, opening, pipeline: hash, about, question_asked } =
+        if let Event::Opened { hook, revision, rollout, under, opening, pipeline: hash, about, question_asked, gates } =
             &fact.event
         {
             self.question_asked |= question_asked;
+            // One that is loaded later, since a command names it, is of the past.
+            if self.gates_at < seq {
+                (self.gates, self.gates_at) = (*gates, seq);
+            }
             let at = self.deployments.partition_point(|d| d.opened_seq < seq);
             self.deployments.insert(
                 at,
@@ -108,8 +117,10 @@ impl Stream {
     /// Takes in any other fact. One about a deployment from before the window is not for us.
     pub fn advance(&mut self, seq: u64, fact: &Fact) {
         self.head = self.head.max(seq);
-        if matches!(fact.event, Event::QuestionAsked) {
-            self.question_asked = true;
+        match fact.event {
+            Event::QuestionAsked => self.question_asked = true,
+            Event::GateSet { gates, .. } if self.gates_at < seq => (self.gates, self.gates_at) = (gates, seq),
+            _ => {}
         }
         if let Some(deployment) = fact.deployment.and_then(|id| self.get_mut(id)) {
             deployment.updated_at = fact.at;
@@ -504,7 +515,7 @@ impl Deployment {
                     Standing::Ended(End { state: *state, reason: *reason, at: fact.at, skipped: skipped.clone() });
             }
             // `Opened` is `Stream::open`'s; the others change nothing of a deployment.
-            Event::Opened { .. } | Event::QuestionAsked | Event::Noted { .. } => {}
+            Event::Opened { .. } | Event::GateSet { .. } | Event::QuestionAsked | Event::Noted { .. } => {}
         }
     }
 

@@ -43,13 +43,16 @@ fn meant(command: &Command) -> Option<Named<'_>> {
             Says::Undo { deployment: None, revision } | Says::Failed { revision } => {
                 revision.as_ref().map(Named::Revision)
             }
+            // Its result may be waiting for whoever asks.
+            Says::Task(task) => Some(Named::Revision(&task.revision)),
             Says::Opening { .. }
             | Says::Forward { .. }
             | Says::Succeeded { .. }
             | Says::Reconciled { .. }
             | Says::Reverted { .. }
             | Says::Question { .. }
-            | Says::Event { .. } => None,
+            | Says::Event { .. }
+            | Says::LoadGate { .. } => None,
         },
         Command::Operate { deployment, .. }
         | Command::Granted { deployment, .. }
@@ -110,9 +113,11 @@ impl Engine {
                 ledger.known_by(&stream.id, alias).await.map_err(|error| error.to_string())?
             }
             Named::Revision(revision) => {
-                // Older ones are there by chance, so one of them need not be the newest of its revision.
+                // Older ones are there by chance, so one of them need not be the newest of its revision. Of the load
+                // tester's none need be.
+                let certain = stream.id.source != Source::Loadtester;
                 let mut newest = stream.deployments.iter().rev().take(KEEP);
-                if newest.any(|deployment| deployment.revision.as_ref() == Some(*revision)) {
+                if certain && newest.any(|deployment| deployment.revision.as_ref() == Some(*revision)) {
                     return Ok(None);
                 }
                 ledger.newest_of(&stream.id, revision).await.map_err(|error| error.to_string())?

@@ -119,6 +119,7 @@ fn opened(number: u64) -> Event {
         pipeline,
         about,
         question_asked: false,
+        gates: Default::default(),
     }
 }
 

@@ -17,11 +17,15 @@ use crate::domain::call::{Action, Command, Reply, WaitKey};
 use crate::domain::decide::{Context, Decision, decide, settled};
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
+use crate::domain::loadtester;
 use crate::domain::names::{Source, StreamId};
 use crate::domain::pipeline::Stage;
 use crate::domain::record::{Actor, EndState, Event, Fact, Purpose};
 use crate::domain::state::{Deployment, Stream};
 use crate::ledger::{Append, AppendError};
+
+/// How much of a command's output is logged, in bytes; the ledger has all that was kept.
+const LOGGED_OUTPUT: usize = 16 * 1024;
 
 /// What came of a turn.
 #[derive(Debug)]
@@ -141,7 +145,7 @@ impl Engine {
             }
         };
         for fact in &facts {
-            self.tell(id, &stream, fact);
+            self.tell(id, &stream, fact, outputs);
         }
         let delivered = delivered(&stream, &facts);
         if !facts.is_empty() {
@@ -158,7 +162,7 @@ impl Engine {
     }
 
     /// Tells the log, and whoever counts, of a committed fact.
-    fn tell(&self, id: &StreamId, stream: &Stream, fact: &Fact) {
+    fn tell(&self, id: &StreamId, stream: &Stream, fact: &Fact, outputs: &[(RunId, Vec<u8>)]) {
         log(id, stream, fact);
         if let Event::StageFinished { run, ending, .. } = &fact.event
             && let Some(run) = stream.owner_of(*run).and_then(|deployment| deployment.run(*run))
@@ -167,6 +171,7 @@ impl Engine {
             let ended = RunEnded { is_rollback: run.is_rollback(), outcome: ending.outcome, took };
             (self.0.settings.observer)(ended);
         }
+        log_output(id, stream, fact, outputs);
     }
 
     /// Waits for an answer, at most until the deadline.
@@ -275,7 +280,9 @@ impl Engine {
         if let Command::Finished { waited, .. } = &mut command {
             *waited = keys.iter().map(|(_, key)| *key).collect();
         }
-        let others = || streams.by_source.iter().filter(|(source, _)| **source != id.source).map(|(_, stream)| stream);
+        // A command of the load tester is no rollout: it holds nobody, and nobody who speaks of a rollout means it.
+        let rollouts = |source: Source| source != id.source && source != Source::Loadtester;
+        let others = || streams.by_source.iter().filter(|(source, _)| rollouts(**source)).map(|(_, stream)| stream);
         let selected = inner.catalog.borrow().select(id.source, &id.application);
         let empty;
         let stream = match streams.by_source.get(&id.source) {
@@ -423,6 +430,17 @@ fn gone() -> Told {
     Told::Unavailable { message: "the verdict can't be told now; call again".to_owned() }
 }
 
+/// What a command of the load tester printed, where its call wants that in the log.
+fn log_output(id: &StreamId, stream: &Stream, fact: &Fact, outputs: &[(RunId, Vec<u8>)]) {
+    let (Source::Loadtester, Event::StageFinished { run, .. }) = (id.source, &fact.event) else { return };
+    let pass = stream.owner_of(*run).and_then(|deployment| deployment.pass(loadtester::HOOK));
+    let Some((_, output)) = outputs.iter().find(|(of, _)| of == run) else { return };
+    if pass.is_some_and(|pass| loadtester::wants_log(&pass.payload)) {
+        let output = String::from_utf8_lossy(output.get(..LOGGED_OUTPUT).unwrap_or(output));
+        tracing::info!(%run, application = %id.application, %output, "command printed");
+    }
+}
+
 /// One line for each committed fact.
 fn log(id: &StreamId, stream: &Stream, fact: &Fact) {
     let deployment = fact.deployment.map(|d| d.to_string()).unwrap_or_default();
@@ -442,6 +460,9 @@ fn log(id: &StreamId, stream: &Stream, fact: &Fact) {
             let stage = stream.owner_of(*run).and_then(|d| d.run(*run)).map_or("", |run| run.stage.as_str());
             let (outcome, why) = (ending.outcome.as_str(), &ending.message);
             tracing::info!(%deployment, %application, %source, %run, stage, outcome, why, awaited, "stage finished");
+        }
+        Event::GateSet { gate, open, .. } => {
+            tracing::info!(%application, %source, by, gate = gate.as_str(), open, "gate set");
         }
         Event::RollbackRequested { reason } => {
             tracing::info!(%deployment, %application, %source, by, reason = reason.as_str(), "rollback requested");

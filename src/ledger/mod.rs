@@ -96,7 +96,8 @@ impl Ledger {
     }
 
     /// The end of a stream: from the record that opened the oldest of its live and its newest `keep` deployments
-    /// on. A stream that has no deployment is given whole; one that has none live and `keep` 0, only its head.
+    /// on. A stream that has no deployment is given whole; one that has none live and `keep` 0, only its head. Of the
+    /// load tester's: from its oldest live command or its newest word on the gates on, whichever is first.
     pub async fn load(&self, stream: &StreamId, keep: usize) -> Result<Loaded, LedgerError> {
         let stream = stream.clone();
         self.inner.readers.read(move |connection| read::load(connection, &stream, keep)).await

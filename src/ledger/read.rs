@@ -45,6 +45,9 @@ pub(super) fn load(connection: &Connection, stream: &StreamId, keep: usize) -> R
         })
         .optional()?;
     let Some((stream_id, head)) = found else { return Ok(Loaded::default()) };
+    if stream.source == Source::Loadtester {
+        return load_commands(connection, stream_id, head);
+    }
 
     // A stream without any deployment is read from its beginning.
     let from: i64 = connection
@@ -63,6 +66,30 @@ pub(super) fn load(connection: &Connection, stream: &StreamId, keep: usize) -> R
         connection,
         "SELECT seq, body FROM records WHERE stream_id = ?1 AND seq >= ?2 ORDER BY seq",
         params![stream_id, from],
+    )?;
+    with_pipelines(connection, rows::number(head)?, records)
+}
+
+/// The load tester's gates are set again and again, without any deployment or between two of them, and each such record
+/// says how they all are: only the last one counts. Commands that are over don't matter to later ones unless these name
+/// them.
+fn load_commands(connection: &Connection, stream_id: i64, head: i64) -> Result<Loaded, LedgerError> {
+    let from: Option<i64> = connection
+        .prepare_cached(
+            "SELECT min(seq) FROM (
+                 SELECT min(opened_seq) AS seq FROM deployments WHERE stream_id = ?1 AND live = 1
+                 UNION ALL
+                 SELECT coalesce(
+                     (SELECT seq FROM records WHERE stream_id = ?1 AND deployment IS NULL AND seq > newest.opened_seq
+                      ORDER BY seq DESC LIMIT 1),
+                     newest.opened_seq)
+                 FROM (SELECT coalesce(max(opened_seq), 0) AS opened_seq FROM deployments WHERE stream_id = ?1) AS newest)",
+        )?
+        .query_row([stream_id], |row| row.get(0))?;
+    let records = records_of(
+        connection,
+        "SELECT seq, body FROM records WHERE stream_id = ?1 AND seq >= ?2 ORDER BY seq",
+        params![stream_id, from.unwrap_or(1)],
     )?;
     with_pipelines(connection, rows::number(head)?, records)
 }

@@ -258,8 +258,10 @@ impl Model {
             Says::Failed { revision } => self.failed(revision),
             Says::Undo { deployment, revision } => self.undo(*deployment, revision),
             Says::Question { revision } => self.question(revision),
-            // Flux's words; the histories are of Flagger and of generic callers.
-            Says::Reconciled { .. } | Says::Reverted { .. } => unreachable!("{says:?}"),
+            // Flux's and the load tester's words; the histories are of Flagger and of generic callers.
+            Says::Reconciled { .. } | Says::Reverted { .. } | Says::LoadGate { .. } | Says::Task(_) => {
+                unreachable!("{says:?}")
+            }
             Says::Event { tells, .. } => {
                 if let Some(d) = self.deps.last_mut().filter(|d| d.open()) {
                     d.restarted |= *tells == Tells::Restart && !d.passed_by;

@@ -154,6 +154,9 @@ impl Turn<'_> {
     }
 
     fn after_forward(&mut self, id: DeploymentId, hook: Hook, outcome: Outcome) {
+        if self.has_tasks() {
+            return self.task_over(id, outcome);
+        }
         let Some(deployment) = self.deployment(id) else { return };
         let Some(end) = deployment.pass(hook).and_then(|pass| pass.end.clone()) else {
             self.go_on(id, hook);
@@ -188,10 +191,9 @@ impl Turn<'_> {
     pub(super) fn is_blocked(&self, id: DeploymentId) -> bool {
         let seq = self.deployment(id).map_or(0, |d| d.opened_seq);
         self.context.rolling_back_elsewhere.is_some()
-            || self
-                .stream
-                .deployments
-                .iter()
-                .any(|other| other.id != id && (other.is_rolling_back() || other.opened_seq < seq && other.is_busy()))
+            || !self.has_tasks()
+                && self.stream.deployments.iter().any(|other| {
+                    other.id != id && (other.is_rolling_back() || other.opened_seq < seq && other.is_busy())
+                })
     }
 }

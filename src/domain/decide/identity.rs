@@ -28,6 +28,8 @@ impl Turn<'_> {
             Says::Undo { deployment, revision } => self.undo(call, *deployment, revision.as_ref()),
             Says::Question { revision } => self.question(call, revision.as_ref()),
             Says::Event { message, tells } => self.event(call, message, *tells),
+            Says::LoadGate { gate, set } => self.load_gate(call, *gate, *set),
+            Says::Task(task) => self.task(call, task),
         }
     }
 

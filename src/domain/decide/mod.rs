@@ -6,12 +6,14 @@
 //!
 //! - `identity`: which deployment a call is about, and what becomes of an older one
 //! - `rollout`: calls that name their rollout or themselves, and callers that say what they went back to
+//! - `loadtester`: the load tester's gates and commands
 //! - `gate`: passes over the stages of a hook
 //! - `rollback`: requests, replays, the end of a deployment
 //! - `operate`: what people ask for
 
 mod gate;
 mod identity;
+mod loadtester;
 mod operate;
 mod rollback;
 mod rollout;
@@ -158,6 +160,7 @@ impl Turn<'_> {
                 pipeline: hash,
                 about: about.clone(),
                 question_asked: self.stream.question_asked,
+                gates: self.stream.gates,
             },
         };
         self.stream.open(self.stream.head + 1, id, &fact, pipeline);

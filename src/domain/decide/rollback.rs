@@ -156,7 +156,7 @@ impl Turn<'_> {
     ///
     /// At the start of the service a pass of a rollout in progress is left to the next call, which
     /// begins or continues it: nobody waits for it now. A post-rollout call never comes again, nor does that of
-    /// a caller that does not wait.
+    /// a caller that does not wait. A command of the load tester that was taken is begun in any case.
     pub(super) fn resume(&mut self, at_start: bool) -> Reply {
         // The newest first, as replays go.
         let all: Vec<_> = self.stream.deployments.iter().rev().map(|d| d.id).collect();
@@ -173,7 +173,7 @@ impl Turn<'_> {
             let hooks: Vec<_> = deployment
                 .passes
                 .iter()
-                .filter(|(hook, pass)| !at_start || *hook == Hook::PostRollout || pass.unattended)
+                .filter(|(hook, pass)| !at_start || *hook == Hook::PostRollout || pass.unattended || self.has_tasks())
                 .map(|(hook, _)| *hook)
                 .collect();
             for hook in hooks {

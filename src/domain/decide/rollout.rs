@@ -127,7 +127,7 @@ impl Turn<'_> {
                     Some(reply)
                 }
             },
-            Says::Question { .. } | Says::Event { .. } => None,
+            Says::Question { .. } | Says::Event { .. } | Says::LoadGate { .. } | Says::Task(_) => None,
         }
     }
 
@@ -197,7 +197,9 @@ impl Turn<'_> {
             | Says::Reverted { .. }
             | Says::Undo { .. }
             | Says::Question { .. }
-            | Says::Event { .. } => None,
+            | Says::Event { .. }
+            | Says::LoadGate { .. }
+            | Says::Task(_) => None,
         }
     }
 

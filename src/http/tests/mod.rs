@@ -178,6 +178,7 @@ async fn seed(ledger: &Ledger) {
             pipeline: hash.clone(),
             about: About::default(),
             question_asked: false,
+            gates: Default::default(),
         },
         Event::Called {
             hook: Hook::PreRollout,
