@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use stagehook::config::secret::{Environment, SecretRef};
 use stagehook::config::settings::{Auth, Credentials, DEFAULT, LogFormat, Scope, Settings};
 use stagehook::config::tls::ClientAuth;
-use stagehook::domain::names::Source;
+use stagehook::domain::loadtester::TaskKind;
+use stagehook::domain::names::{Namespace, Source};
 use stagehook::domain::span::Span;
 
 fn env(variables: &[(&str, &str)]) -> Environment {
@@ -502,4 +503,65 @@ fn secrets_are_resolved_each_time_and_all_errors_told() {
         );
         assert!(!format!("{secrets:?}").contains(value));
     }
+}
+
+#[test]
+fn the_load_tester_runs_nothing_by_default() {
+    let settings = good("", &[]);
+    assert!(!settings.sources[&Source::Loadtester].enabled);
+    assert_eq!((settings.load_tester.timeout, settings.load_tester.allow.0.len()), (Span::from_secs(3600), 0));
+    let source = &settings.sources[&Source::Loadtester];
+    assert_eq!((source.respond_within, source.rejected, source.pending), (None, 500, 503));
+}
+
+#[test]
+fn rules_of_the_load_tester() {
+    let allow = |rules: &str| format!("sources:\n  loadtester:\n    timeout: 5m\n    allow: {rules}\n");
+    let settings = good(
+        &allow(
+            "[{namespaces: [test, 'te*'], types: [cmd, cmd], command: 'hey http://*/'}, {namespaces: '*', types: helm, command: [list, 'test run *']}]",
+        ),
+        &[],
+    );
+    let permits = |namespace: &str, kind, command: &str| {
+        settings.load_tester.allow.permits(&Namespace::new(namespace).unwrap(), kind, command)
+    };
+    assert_eq!(settings.load_tester.timeout, Span::from_secs(300));
+    assert!(permits("test", TaskKind::Cmd, "hey http://a/") && permits("prod", TaskKind::Helm, "test run a"));
+    assert!(!permits("prod", TaskKind::Cmd, "hey http://a/") && !permits("test", TaskKind::Cmd, "hey http://a/;id"));
+    let variable =
+        ("STAGEHOOK_SOURCES__LOADTESTER__ALLOW", "[{namespaces: [a], types: [cmd], command: '*', shell: true}]");
+    let settings = good("", &[variable]);
+    let any = |command: &str| settings.load_tester.allow.permits(&Namespace::new("a").unwrap(), TaskKind::Cmd, command);
+    assert!(any("true; id"));
+
+    let of = |rules: &str, expected: &[&str]| expect(&allow(rules), &[], expected);
+    of("[cmd]", &["4:13 sources.loadtester.allow[0] must be a map; {namespaces: [test]"]);
+    of("{}", &["4:12 allow must be a list"]);
+    of(
+        "[{}]",
+        &[
+            "4:13 sources.loadtester.allow[0].namespaces is missing; {namespaces:",
+            "4:13 sources.loadtester.allow[0].types is missing",
+            "4:13 sources.loadtester.allow[0].command is missing",
+        ],
+    );
+    of(
+        "[{namespaces: [], types: [bahs], command: '*', commands: x}]",
+        &[
+            "4:26 sources.loadtester.allow[0].namespaces is empty",
+            "4:38 types are cmd, bash, helm, helmv3, kubectl, and not \"bahs\"; did you mean \"bash\"?",
+            "4:54 this command can't be allowed: its first word has a *",
+            "4:59 unknown key \"commands\" in sources.loadtester.allow[0]; did you mean \"command\"?",
+        ],
+    );
+    of("[{namespaces: ['[a'], types: [cmd], command: x}]", &["4:27 \"[a\" in namespaces is no glob"]);
+    of("[{namespaces: [a], types: [cmd], command: x, shell: maybe}]", &["4:64 shell must be true or false"]);
+    expect("sources: {loadtester: {timeout: 5}}\n", &[], &["1:33 timeout is a length of time"]);
+    expect("sources: {loadtester: {status: {rejected: 501}}}\n", &[], &["1:24 unknown key \"status\""]);
+    expect(
+        "sources: {loadtester: {enabled: true}}\nserver: {listen: '0.0.0.0:80'}\n",
+        &[("STAGEHOOK_SOURCES__FLAGGER__ENABLED", "false"), ("STAGEHOOK_SOURCES__GENERIC__ENABLED", "false")],
+        &["2:18 loadtester would be open to everyone who reaches 0.0.0.0:80; set sources.loadtester.auth"],
+    );
 }

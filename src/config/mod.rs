@@ -14,6 +14,7 @@ mod file;
 pub mod github;
 mod globs;
 mod layers;
+pub mod loadtester;
 pub mod one_file;
 pub mod pipeline;
 mod read;

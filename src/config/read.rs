@@ -11,6 +11,7 @@ use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
 use super::github;
 use super::layers::Shape;
+use super::loadtester::{self, LoadTester};
 use super::secret::Secret;
 use super::settings::{ApiToken, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings};
 use super::tls::{ClientAuth, Tls};
@@ -65,6 +66,16 @@ const GITHUB: Shape = Map(&[
 /// Of Argo Rollouts, which reads the verdict in the body.
 const METRICS: Shape = Map(&[("enabled", Leaf), ("auth", AUTH), ("respondWithin", Leaf), ("maxBody", Leaf)]);
 
+/// Of the load tester.
+const COMMANDS: Shape = Map(&[
+    ("enabled", Leaf),
+    ("auth", AUTH),
+    ("respondWithin", Leaf),
+    ("maxBody", Leaf),
+    ("timeout", Leaf),
+    ("allow", List),
+]);
+
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
     ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf), ("publicUrl", Leaf), ("tls", TLS)])),
@@ -93,7 +104,7 @@ pub(super) const SHAPE: Shape = Map(&[
             ("argocd", SOURCE),
             ("argo-rollouts", METRICS),
             ("flux", EVENTS),
-            ("loadtester", EVENTS),
+            ("loadtester", COMMANDS),
         ]),
     ),
     ("api", Map(&[("tokens", List)])),
@@ -116,6 +127,7 @@ pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Sett
     });
     let ledger_path = ledger.as_ref().map(|(ledger, _)| ledger.path.clone());
     let execution = section(&mut fields, "execution", faults, |fields, faults| execution(fields, ledger_path, faults));
+    let mut load_tester = None;
     let sources = section(&mut fields, "sources", faults, |fields, faults| {
         let open = match &server {
             Some((server, at)) if !server.listen.ip().is_loopback() => Some((server.listen, at.clone())),
@@ -128,6 +140,11 @@ pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Sett
                 let settings = source(name, &mut fields, open.as_ref(), faults);
                 if name == Source::Github {
                     github_api = github::api(&mut fields, faults);
+                }
+                if name == Source::Loadtester {
+                    let (timeout, allow) = loadtester::read(&mut fields, faults);
+                    let timeout = timeout.or_else(|| missing(&fields, "timeout", faults));
+                    load_tester = timeout.map(|timeout| LoadTester { timeout, allow });
                 }
                 fields.finish(&format!("sources.{name}"), faults);
                 if let Some(settings) = settings {
@@ -152,6 +169,7 @@ pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Sett
         execution: execution?,
         sources,
         github_api,
+        load_tester: load_tester?,
         api_tokens: api_tokens?,
         log: log?,
     })
@@ -324,7 +342,7 @@ fn source(
     let gates = answers_gates(source);
     let respond_within = if gates { fields.span("respondWithin", faults) } else { None };
     let max_body = required(fields, "maxBody", faults, size);
-    let status = if gates && source != Source::ArgoRollouts {
+    let status = if gates && !matches!(source, Source::ArgoRollouts | Source::Loadtester) {
         section(fields, "status", faults, |fields, faults| {
             let mut status = |name| {
                 let number =
@@ -334,8 +352,9 @@ fn source(
             Some((status("rejected"), status("pending")))
         })
     } else {
-        // Never rendered: these callers wait for no verdict, or read it in the body of a 200.
-        Some((Some(501), Some(503)))
+        // The load tester's callers know no other. The others' are never rendered: they wait for no verdict, or read it
+        // in the body of a 200.
+        Some((Some(if source == Source::Loadtester { 500 } else { 501 }), Some(503)))
     };
     let (rejected, pending) = status?;
     let auth = match auth {
@@ -356,8 +375,8 @@ fn source(
 /// Whether callers of this source wait for a verdict.
 const fn answers_gates(source: Source) -> bool {
     match source {
-        Source::Flagger | Source::Generic | Source::Argocd | Source::ArgoRollouts => true,
-        Source::Github | Source::Flux | Source::Loadtester => false,
+        Source::Flagger | Source::Generic | Source::Argocd | Source::ArgoRollouts | Source::Loadtester => true,
+        Source::Github | Source::Flux => false,
     }
 }
 

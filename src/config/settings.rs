@@ -14,6 +14,7 @@ pub use super::credentials::{Auth, Credential, Credentials, Limits};
 use super::diagnostic::{Diagnostic, Severity};
 use super::github::{GithubApi, GithubCredentials, GithubIdentity};
 use super::layers::Layers;
+use super::loadtester::LoadTester;
 use super::pipeline::Defaults;
 use super::secret::{Environment, Secret, SecretError, SecretRef, SecretValue};
 use super::tls::Tls;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub sources: BTreeMap<Source, SourceSettings>,
     /// `sources.github.api`.
     pub github_api: GithubApi,
+    /// `sources.loadtester`, beyond what every source has.
+    pub load_tester: LoadTester,
     /// `api.tokens`.
     pub api_tokens: Vec<ApiToken>,
     /// `log`.
