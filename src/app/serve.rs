@@ -22,6 +22,7 @@ use crate::engine::{self, Engine, clock};
 use crate::executor::{self, Executor};
 use crate::http::{self, Metrics};
 use crate::ledger::Ledger;
+use crate::source::loadtester::Commands;
 use crate::source::render::Statuses;
 
 /// The exit code of a service that did not start: what its settings name can't be used. (1 is an answer, and a
@@ -184,12 +185,19 @@ fn http_settings(settings: &Settings, secrets: &Secrets, in_force: InForce) -> h
     let sources = settings.sources.iter().map(source).collect();
     let public_url = settings.server.public_url.clone();
     let github_reports = secrets.github_api.is_some();
+    let commands = Commands {
+        allow: settings.load_tester.allow.clone(),
+        timeout: settings.load_tester.timeout,
+        // Where the load tester runs them, too: where the service was started.
+        directory: std::env::current_dir().map_or_else(|_| "/".to_owned(), |path| path.to_string_lossy().into_owned()),
+    };
     http::Settings {
         sources,
         access: in_force.access,
         tls: in_force.tls,
         public_url,
         github_reports,
+        commands,
         ..http::Settings::default()
     }
 }

@@ -323,7 +323,7 @@ async fn read(
     }
 }
 
-fn log(source: Source, hook: &str, application: &Application, by: &Actor, answer: &Answer, took: Duration) {
+pub(super) fn log(source: Source, hook: &str, application: &Application, by: &Actor, answer: &Answer, took: Duration) {
     let deployment = answer.deployment.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let (verdict, took) = (answer.verdict.as_str(), Span(Duration::from_millis(whole_millis(took))));
     let message = &answer.message;
@@ -340,7 +340,7 @@ fn whole_millis(duration: Duration) -> u64 {
 }
 
 /// Tells of a caller that did not wait for its verdict: the handler is dropped when the connection ends.
-struct HungUp<'a> {
+pub(super) struct HungUp<'a> {
     source: Source,
     hook: &'static str,
     application: &'a Application,
@@ -350,7 +350,7 @@ struct HungUp<'a> {
 }
 
 impl<'a> HungUp<'a> {
-    const fn armed(
+    pub(super) const fn armed(
         source: Source,
         hook: &'static str,
         application: &'a Application,
@@ -360,7 +360,7 @@ impl<'a> HungUp<'a> {
         Self { source, hook, application, began, stopping, armed: true }
     }
 
-    fn disarm(mut self) {
+    pub(super) fn disarm(mut self) {
         self.armed = false;
     }
 }
@@ -373,9 +373,11 @@ impl Drop for HungUp<'_> {
         let (source, hook, application) = (self.source, self.hook, self.application);
         let waited = Span(Duration::from_millis(whole_millis(self.began.elapsed())));
         let remedy = match source {
-            Source::Flagger => "set `timeout` of this webhook in the Canary above what its stages take",
+            Source::Flagger | Source::Loadtester => {
+                "set `timeout` of this webhook in the Canary above what its stages take"
+            }
             Source::ArgoRollouts => "set `?wait=` below the `timeoutSeconds` of the metric",
-            Source::Generic | Source::Argocd | Source::Github | Source::Flux | Source::Loadtester => {
+            Source::Generic | Source::Argocd | Source::Github | Source::Flux => {
                 "set the caller's `timeout` (curl: --max-time) above what its stages take, or `?wait=` below it"
             }
         };

@@ -7,6 +7,7 @@
 //! - `router`: which path is whose, and what holds for every request
 //! - `hooks`: the calls of the sources
 //! - `prefer`, `status`: callers that do not wait, and what they read later
+//! - `loadtester`: the paths of Flagger's load tester
 //! - `api`: what people and the command line ask
 //! - `health`, `page`, [`metrics`]: probes, the page at `/`, numbers
 //! - `problem`: refusals
@@ -15,6 +16,7 @@ mod api;
 mod health;
 mod hooks;
 mod line;
+mod loadtester;
 pub mod metrics;
 mod page;
 mod prefer;

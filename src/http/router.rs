@@ -7,13 +7,14 @@ use axum::Router;
 use axum::extract::{Request, State as Shared};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http::header::{HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use super::problem::{Problem, Refused};
-use super::{State, api, health, hooks, metrics, page, status};
+use super::{State, api, health, hooks, loadtester, metrics, page, status};
 use crate::domain::names::Source;
+use crate::source::loadtester::ROUTES;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,11 @@ pub struct Peer(pub SocketAddr);
 
 /// Every path.
 pub fn router(state: State) -> Router {
-    Router::new()
+    let mut router = Router::new();
+    for (path, ..) in ROUTES.into_iter().filter(|(path, ..)| *path != "/") {
+        router = router.route(path, any(loadtester::call));
+    }
+    router
         .route("/hooks/{source}", post(hooks::event))
         .route("/hooks/argo-rollouts/{hook}", post(hooks::metric).put(hooks::metric))
         .route("/hooks/{source}/{hook}", post(hooks::call))
@@ -30,7 +35,7 @@ pub fn router(state: State) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(metrics::show))
-        .route("/", get(page::show))
+        .route("/", any(loadtester::call).get(page::show))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
         .layer(from_fn_with_state(state.clone(), refuse_foreign_pages))
@@ -67,7 +72,9 @@ async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, ne
         return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign origin").into_response();
     }
     let path = request.uri().path();
-    if open && (path == "/" || path.starts_with("/api/")) && !is_for_loopback(request.headers()) {
+    // Read only: with any other method it is the load tester's, whose callers send no `Origin` either.
+    let is_page = path == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
+    if open && (is_page || path.starts_with("/api/")) && !is_for_loopback(request.headers()) {
         let detail = "without `api.tokens` this is open to this machine alone, and only by the names 127.0.0.1, [::1] and \
                       localhost; ask by one of them, or configure a token";
         return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign host").into_response();
@@ -101,7 +108,7 @@ fn is_loopback_name(authority: &str) -> bool {
 
 async fn log_refusals(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let source = source_of(request.uri().path());
+    let source = source_of(request.method(), request.uri().path());
     let mut response = next.run(request).await;
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Some(Refused(reason)) = response.extensions_mut().remove::<Refused>() {
@@ -114,11 +121,14 @@ async fn log_refusals(Shared(state): Shared<State>, request: Request, next: Next
 }
 
 /// One of a few words, never the caller's own.
-fn source_of(path: &str) -> &'static str {
+fn source_of(method: &Method, path: &str) -> &'static str {
     let mut parts = path.split('/').skip(1);
     match (parts.next(), parts.next()) {
         (Some("hooks"), Some(name)) => name.parse::<Source>().map_or("-", Source::as_str),
         (Some("api"), _) => "api",
+        (Some("gate" | "rollback"), _) => Source::Loadtester.as_str(),
+        // `GET /` is the dashboard's.
+        (Some(""), None) if method != Method::GET => Source::Loadtester.as_str(),
         _ => "-",
     }
 }
@@ -162,9 +172,12 @@ mod tests {
 
     #[test]
     fn a_source_is_named_by_one_of_our_words() {
-        assert_eq!(source_of("/hooks/flagger/rollout"), "flagger");
-        assert_eq!(source_of("/hooks/evil\nsource/rollout"), "-");
-        assert_eq!(source_of("/api/v1/deployments"), "api");
-        assert_eq!(source_of(""), "-");
+        assert_eq!(source_of(&Method::POST, "/hooks/flagger/rollout"), "flagger");
+        assert_eq!(source_of(&Method::POST, "/hooks/evil\nsource/rollout"), "-");
+        assert_eq!(source_of(&Method::POST, "/api/v1/deployments"), "api");
+        assert_eq!(source_of(&Method::POST, ""), "-");
+        assert_eq!(source_of(&Method::POST, "/gate/open"), "loadtester");
+        assert_eq!(source_of(&Method::POST, "/"), "loadtester");
+        assert_eq!(source_of(&Method::GET, "/"), "-");
     }
 }

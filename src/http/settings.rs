@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::domain::names::Source;
 use crate::source::auth::Credentials;
+use crate::source::loadtester::Commands;
 use crate::source::render::Statuses;
 
 /// How requests are taken.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub public_url: Option<String>,
     /// Whether outcomes can be told to GitHub's API.
     pub github_reports: bool,
+    /// What callers of the load tester may have run, and how.
+    pub commands: Commands,
     /// How long a caller may take to send its headers, and an idle connection is kept.
     pub header_timeout: Duration,
     /// How long a caller may take to send its body.
@@ -53,6 +56,7 @@ impl Default for Settings {
             handshake_timeout: Duration::from_secs(10),
             public_url: None,
             github_reports: false,
+            commands: Commands::default(),
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
             close_grace: Duration::from_secs(5),

@@ -119,6 +119,11 @@ impl Body {
         self.metadata.get(key).map(String::as_str)
     }
 
+    /// Whether there is any metadata.
+    pub(super) fn has_metadata(&self) -> bool {
+        !self.metadata.is_empty()
+    }
+
     /// Who and why: from the metadata, and from the body's own fields where `own`.
     pub(super) fn about(&self, own: bool) -> About {
         let find = |names: &[&str]| {

@@ -5,7 +5,7 @@
 //! no socket and no router either; it is handed bytes and headers, and gives back a response as a value.
 //!
 //! - [`auth`]: who calls
-//! - [`flagger`], [`generic`], [`github`], [`argocd`], [`argo_rollouts`], [`flux`]: what a payload means
+//! - [`flagger`], [`loadtester`], [`generic`], [`github`], [`argocd`], [`argo_rollouts`], [`flux`]: what a payload means
 //! - [`render`]: how a verdict is written
 //! - `body`, [`cloudevents`], [`idempotency`]: what payloads and headers have in common
 //! - `cdevents`: what the events of that vocabulary mean
@@ -21,6 +21,7 @@ pub mod flux;
 pub mod generic;
 pub mod github;
 pub mod idempotency;
+pub mod loadtester;
 pub mod render;
 
 use http::HeaderMap;
@@ -86,6 +87,9 @@ pub fn read(source: Source, incoming: &Incoming<'_>, known: github::Known<'_>) -
         Source::ArgoRollouts => argo_rollouts::parse(incoming).map(one),
         Source::Flux => flux::read(incoming),
         Source::Github => github::read(incoming.headers, body, cluster, known),
-        Source::Loadtester => Err(BadCall(format!("{source} is not understood yet"))),
+        // It has paths of its own, at the root.
+        Source::Loadtester => {
+            Err(BadCall(format!("{source} has no hooks; its paths are /gate/…, /rollback/… and POST /")))
+        }
     }
 }

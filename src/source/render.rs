@@ -49,7 +49,7 @@ impl Form {
         let default = match source {
             Source::Flagger => super::flagger::DEFAULT_FORM,
             Source::Generic => super::generic::DEFAULT_FORM,
-            Source::Loadtester => Self::Text,
+            Source::Loadtester => super::loadtester::DEFAULT_FORM,
             Source::Github | Source::Argocd | Source::ArgoRollouts | Source::Flux => Self::Json,
         };
         let (json, text) = headers

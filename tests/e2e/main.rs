@@ -19,6 +19,7 @@ mod github;
 mod history;
 mod identity;
 mod ledger;
+mod loadtester;
 mod named_calls;
 mod random_walk;
 mod repeated_calls;

@@ -4,6 +4,7 @@
 mod api;
 mod github;
 mod hooks;
+mod loadtester;
 mod status;
 mod wire;
 
