@@ -7,7 +7,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 use super::body::{BadCall, Body, line};
-use super::{Incoming, Parsed, generic};
+use super::{Incoming, Parsed, generic, idempotency};
 use crate::domain::call::{Call, CallKey, Says, Tells};
 use crate::domain::hook::Hook;
 use crate::domain::names::{Revision, RolloutId, Source};
@@ -88,7 +88,7 @@ fn tells(hook: Hook, event: &str, body: &Body, revision: Option<Revision>) -> Re
 
 /// Which operation is meant: the header `Idempotency-Key`, the field `operation`, or both alike.
 fn operation(headers: &HeaderMap, body: &Body) -> Result<Option<RolloutId>, BadCall> {
-    let header = named_in(headers)?.map(canonical).transpose()?;
+    let header = idempotency::key(headers)?.as_deref().map(canonical).transpose()?;
     let field = body.text("operation")?.filter(|text| !text.is_empty()).map(canonical).transpose()?;
     match (header, field) {
         (Some(header), Some(field)) if header != field => Err(BadCall(format!(
@@ -96,12 +96,6 @@ fn operation(headers: &HeaderMap, body: &Body) -> Result<Option<RolloutId>, BadC
         ))),
         (header, field) => Ok(header.or(field)),
     }
-}
-
-fn named_in(headers: &HeaderMap) -> Result<Option<&str>, BadCall> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let text = value.to_str().map_err(|_| BadCall("the header Idempotency-Key is not ASCII".to_owned()))?;
-    Ok(Some(text.trim().trim_matches('"')).filter(|text| !text.is_empty()))
 }
 
 /// An operation is known by the second in which it started. A notification knows the application's uid and
