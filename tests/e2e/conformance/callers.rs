@@ -11,6 +11,8 @@ pub enum Manner {
     Held { rejected: u16, body: Option<(&'static str, &'static str)> },
     /// It is answered at once, and hears nothing more.
     Accepted,
+    /// It waits for a command, and is told in the words of Flagger's load tester.
+    Command,
 }
 
 /// The request of a gate of rollout `n`.
@@ -26,6 +28,10 @@ pub struct Caller {
     /// A gate of rollout `n`, on the hook named beside it; `app` is the name of the application.
     pub gate: fn(n: u32, app: &str) -> Request,
     pub gate_hook: &'static str,
+    /// The stage that runs there.
+    pub key: &'static str,
+    /// Settings of its own.
+    pub settings: Vec<(&'static str, Value)>,
     /// The gate that comes after it, where there is one, and its hook.
     pub next: Option<(Next, &'static str)>,
     /// The report that rollout `n` failed.
@@ -34,7 +40,7 @@ pub struct Caller {
 
 impl Caller {
     pub fn is_held(&self) -> bool {
-        matches!(self.manner, Manner::Held { .. })
+        matches!(self.manner, Manner::Held { .. } | Manner::Command)
     }
 
     /// How the request of a gate of rollout 1 looks, unsigned.
@@ -54,6 +60,8 @@ pub fn flagger() -> Caller {
         application: ("test", "podinfo"),
         gate: |n, app| Request::new("/hooks/flagger/pre-rollout", &body("Progressing", n, app)),
         gate_hook: "pre-rollout",
+        key: "gate",
+        settings: Vec::new(),
         next: Some((|n| Request::new("/hooks/flagger/rollout", &body("Progressing", n, "podinfo")), "rollout")),
         failed: |n| Request::new("/hooks/flagger/post-rollout", &body("Failed", n, "podinfo")),
     }
@@ -72,6 +80,8 @@ fn generic_with(proof: Proof) -> Caller {
         application: ("test", "podinfo"),
         gate: |n, app| generic("pre-rollout", n, app),
         gate_hook: "pre-rollout",
+        key: "gate",
+        settings: Vec::new(),
         next: Some((|n| generic("rollout", n, "podinfo"), "rollout")),
         failed: |n| generic("rollback", n, "podinfo"),
     }
@@ -101,6 +111,8 @@ pub fn argocd() -> Caller {
         application: ("test", "podinfo"),
         gate: |n, app| request("pre-rollout", n, app),
         gate_hook: "pre-rollout",
+        key: "gate",
+        settings: Vec::new(),
         next: Some((|n| request("rollout", n, "podinfo"), "rollout")),
         failed: |n| request("rollback", n, "podinfo"),
     }
@@ -124,6 +136,8 @@ pub fn argo_rollouts() -> Caller {
         application: ("test", "podinfo"),
         gate: |n, app| request("rollout", n, app, None),
         gate_hook: "rollout",
+        key: "gate",
+        settings: Vec::new(),
         next: Some((|n| request("confirm-promotion", n, "podinfo", None), "confirm-promotion")),
         failed: |n| request("rollback", n, "podinfo", Some("on-rollout-aborted")),
     }
@@ -152,6 +166,8 @@ pub fn flux() -> Caller {
         application: ("test", "podinfo"),
         gate: |n, app| event(n, app, "info", "Progressing"),
         gate_hook: "rollout",
+        key: "gate",
+        settings: Vec::new(),
         next: None,
         failed: |n| event(n, "podinfo", "error", "HealthCheckFailed"),
     }
@@ -183,7 +199,33 @@ pub fn github() -> Caller {
         application: ("production", "octo/app"),
         gate: |n, app| event("deployment", n, app, &format!("created-{n}"), &json!({"action": "created"})),
         gate_hook: "pre-rollout",
+        key: "gate",
+        settings: Vec::new(),
         next: Some((|n| status(n, "in_progress"), "rollout")),
         failed: |n| status(n, "failure"),
+    }
+}
+
+pub fn loadtester() -> Caller {
+    const COMMAND: &str = ". $E2E_DIR/library.sh";
+    fn command(n: u32, app: &str) -> Request {
+        let metadata = json!({"type": "bash", "cmd": COMMAND});
+        let body = json!({"name": app, "namespace": "test", "checksum": format!("c{n}"), "metadata": metadata});
+        Request::new("/", &body)
+    }
+    let rule = json!({"namespaces": ["test"], "types": ["bash"], "command": COMMAND});
+    Caller {
+        source: "loadtester",
+        proof: Proof::Basic,
+        manner: Manner::Command,
+        application: ("test", "podinfo"),
+        gate: command,
+        gate_hook: "rollout",
+        // The one stage of a command is called by its type.
+        key: "bash",
+        settings: vec![("/sources/loadtester/allow", json!([rule]))],
+        next: None,
+        // A command that failed has nothing to undo.
+        failed: |n| command(n, "podinfo"),
     }
 }

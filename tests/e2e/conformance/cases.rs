@@ -14,7 +14,7 @@ const NEWER: &str = "fedcba9876543210fedcba9876543210";
 
 /// A service for this caller, with a stage `gate` and, where it has one, a stage `next`.
 async fn serving(caller: &Caller) -> World {
-    let mut stages = vec![stage("gate", caller.gate_hook)];
+    let mut stages = vec![stage(caller.key, caller.gate_hook)];
     stages.extend(caller.next.map(|(_, hook)| stage("next", hook)));
     let (namespace, name) = caller.application;
     let world = World::new()
@@ -24,6 +24,7 @@ async fn serving(caller: &Caller) -> World {
         .set(&format!("/sources/{}/auth", caller.source), caller.proof.settings(&["secret", "newer"]))
         .set(&format!("/sources/{}/maxBody", caller.source), json!("64KiB"))
         .pipeline("app.yaml", &pipeline_for(namespace, name, &stages));
+    let world = caller.settings.iter().fold(world, |world, (pointer, value)| world.set(pointer, value.clone()));
     world.write("secret", &caller.proof.file(SECRET));
     world.write("newer", &caller.proof.file(NEWER));
     world.started().await
@@ -46,6 +47,14 @@ async fn approves(world: &World, caller: &Caller, reply: &Reply, stage: &str) ->
             }
             approved
         }
+        Manner::Command => match reply.status {
+            200 => true,
+            500 => {
+                assert!(reply.text.starts_with("command ") && reply.text.ends_with(": exit status 3"), "{reply:?}");
+                false
+            }
+            _ => panic!("{reply:?}"),
+        },
         Manner::Accepted => {
             assert!(matches!(reply.status, 200 | 202), "{reply:?}");
             let client = world.client();
@@ -63,17 +72,17 @@ async fn approves(world: &World, caller: &Caller, reply: &Reply, stage: &str) ->
 pub async fn approved(caller: &Caller) {
     let world = serving(caller).await;
     let reply = send(&world, caller, caller.first()).await;
-    assert!(approves(&world, caller, &reply, "gate").await);
-    assert_eq!(world.starts(), ["gate"]);
+    assert!(approves(&world, caller, &reply, caller.key).await);
+    assert_eq!(world.starts(), [caller.key]);
     world.verify();
 }
 
 pub async fn rejected(caller: &Caller) {
     let world = serving(caller).await;
-    world.fail("gate");
+    world.fail(caller.key);
     let reply = send(&world, caller, caller.first()).await;
-    assert!(!approves(&world, caller, &reply, "gate").await);
-    if caller.is_held() {
+    assert!(!approves(&world, caller, &reply, caller.key).await);
+    if let Manner::Held { .. } = caller.manner {
         let said = &reply.json()["message"];
         assert_eq!(said, "stage gate failed (exit code 3): gate says no");
     }
@@ -83,7 +92,7 @@ pub async fn rejected(caller: &Caller) {
 
 pub async fn pending(caller: &Caller) {
     let world = serving(caller).await;
-    let mut gate = world.gate("gate");
+    let mut gate = world.gate(caller.key);
     let mut request = caller.first();
     if caller.is_held() {
         request.path.push_str("?wait=20ms");
@@ -101,14 +110,14 @@ pub async fn pending(caller: &Caller) {
     }
     gate.open().await;
     let reply = if caller.is_held() { send(&world, caller, caller.first()).await } else { reply };
-    assert!(approves(&world, caller, &reply, "gate").await);
-    assert_eq!(world.starts(), ["gate"], "the second call joined, or got what nobody had heard");
+    assert!(approves(&world, caller, &reply, caller.key).await);
+    assert_eq!(world.starts(), [caller.key], "the second call joined, or got what nobody had heard");
 }
 
 pub async fn repeated(caller: &Caller) {
     let world = serving(caller).await;
     let client = world.client();
-    let mut gate = world.gate("gate");
+    let mut gate = world.gate(caller.key);
     let request = caller.proof.sign(caller.first(), SECRET);
     if caller.is_held() {
         let calls = [request.hold(&client), request.hold(&client)];
@@ -116,19 +125,19 @@ pub async fn repeated(caller: &Caller) {
         client.held_calls(2).await;
         gate.open().await;
         for call in calls {
-            assert!(approves(&world, caller, &call.answer().await, "gate").await);
+            assert!(approves(&world, caller, &call.answer().await, caller.key).await);
         }
     } else {
         let first = request.send(&client).await;
         gate.entered().await;
         let again = request.send(&client).await;
         gate.open().await;
-        assert!(approves(&world, caller, &first, "gate").await);
+        assert!(approves(&world, caller, &first, caller.key).await);
         assert_eq!(again.deployment(), first.deployment());
         let later = request.send(&client).await;
         assert_eq!(later.deployment(), first.deployment());
     }
-    assert_eq!(world.starts(), ["gate"]);
+    assert_eq!(world.starts(), [caller.key]);
     assert_eq!(client.deployments().await.len(), 1);
 }
 
@@ -180,8 +189,15 @@ pub async fn malformed(caller: &Caller) {
     for body in ["", "{", "[]", "null", "{\"name\": 5}", "\u{1}", "{\"namespace\": \"test\"}"] {
         let reply = send(&world, caller, Request { body: body.to_owned(), ..caller.first() }).await;
         assert_eq!(reply.status, 400, "{body}: {reply:?}");
-        assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{body}: {reply:?}");
-        assert!(reply.json()["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{body}: {reply:?}");
+        let said = match caller.manner {
+            // The one who made the call shows the text to people.
+            Manner::Command => reply.text.clone(),
+            Manner::Held { .. } | Manner::Accepted => {
+                assert_eq!(reply.header("content-type"), Some("application/problem+json"), "{body}: {reply:?}");
+                reply.json()["detail"].as_str().unwrap_or_default().to_owned()
+            }
+        };
+        assert!(said.len() > 10, "{body}: {reply:?}");
     }
     assert_eq!(world.client().deployments().await, Vec::<Value>::new());
 }
@@ -197,7 +213,7 @@ pub async fn a_rollout_that_is_undone(caller: &Caller) {
     let world = serving(caller).await;
     let client = world.client();
     let reply = send(&world, caller, caller.first()).await;
-    assert!(approves(&world, caller, &reply, "gate").await);
+    assert!(approves(&world, caller, &reply, caller.key).await);
     let id = reply.deployment();
     let mut undone = vec!["undo.gate"];
     if let Some((next, _)) = caller.next {
@@ -219,7 +235,7 @@ pub async fn a_rollout_that_is_undone(caller: &Caller) {
     // The next rollout is another deployment.
     world.write("fail.next", "");
     let reply = send(&world, caller, (caller.gate)(2, caller.application.1)).await;
-    assert!(approves(&world, caller, &reply, "gate").await);
+    assert!(approves(&world, caller, &reply, caller.key).await);
     assert_ne!(reply.deployment(), id);
     assert_eq!(client.deployments().await.len(), 2);
     world.verify();
@@ -228,7 +244,7 @@ pub async fn a_rollout_that_is_undone(caller: &Caller) {
 pub async fn cut_by_a_crash(caller: &Caller) {
     let mut world = serving(caller).await;
     let client = world.client();
-    let mut gate = world.gate("gate");
+    let mut gate = world.gate(caller.key);
     let request = caller.proof.sign(caller.first(), SECRET);
     let held = request.hold(&client);
     gate.entered().await;
@@ -239,7 +255,7 @@ pub async fn cut_by_a_crash(caller: &Caller) {
         let again = request.hold(&world.client());
         gate.entered().await;
         gate.open().await;
-        assert!(approves(&world, caller, &again.answer().await, "gate").await);
+        assert!(approves(&world, caller, &again.answer().await, caller.key).await);
     } else {
         // Nobody calls again: the service takes it up by itself.
         gate.entered().await;
@@ -251,7 +267,7 @@ pub async fn cut_by_a_crash(caller: &Caller) {
         })
         .await;
     }
-    assert_eq!(world.starts(), ["gate", "gate"]);
+    assert_eq!(world.starts(), [caller.key, caller.key]);
     let found = world.client().deployment(&id).await;
     let states: Vec<_> = found["runs"].as_array().unwrap().iter().map(|run| run["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["Interrupted", "Succeeded"]);
@@ -261,10 +277,10 @@ pub async fn cut_by_a_crash(caller: &Caller) {
 pub async fn secrets_are_rotated(caller: &Caller) {
     let world = serving(caller).await;
     let reply = send(&world, caller, caller.first()).await;
-    assert!(approves(&world, caller, &reply, "gate").await);
+    assert!(approves(&world, caller, &reply, caller.key).await);
     let newer = caller.proof.sign((caller.gate)(2, caller.application.1), NEWER);
     let reply = newer.send(&world.client()).await;
-    assert!(approves(&world, caller, &reply, "gate").await, "{reply:?}");
+    assert!(approves(&world, caller, &reply, caller.key).await, "{reply:?}");
     // The older one is taken out, with the service running.
     let loaded = world.server().log_with("credentials are loaded").len();
     world.write("secret.new", &caller.proof.file("a third secret, which nobody knows"));
@@ -272,5 +288,5 @@ pub async fn secrets_are_rotated(caller: &Caller) {
     world.server().logged_times("credentials are loaded", loaded + 1).await;
     send(&world, caller, (caller.gate)(3, caller.application.1)).await.expect(401);
     let newer = caller.proof.sign((caller.gate)(3, caller.application.1), NEWER);
-    assert!(approves(&world, caller, &newer.send(&world.client()).await, "gate").await);
+    assert!(approves(&world, caller, &newer.send(&world.client()).await, caller.key).await);
 }

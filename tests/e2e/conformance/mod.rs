@@ -34,3 +34,11 @@ conformance! {
     flux: crate::conformance::callers::flux();
     github: crate::conformance::callers::github();
 }
+
+/// What Flagger's load tester stands in for has commands in place of pipelines: no verdict is pending, no application
+/// unknown, and nothing is undone or run again by itself.
+mod loadtester {
+    conformance!(@cases crate::conformance::callers::loadtester(),
+        approved rejected repeated wrongly_signed unsigned oversized malformed secrets_are_rotated
+    );
+}
