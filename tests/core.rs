@@ -30,6 +30,8 @@ mod pipelines;
 mod progress;
 #[path = "core/random.rs"]
 mod random;
+#[path = "core/repetitions.rs"]
+mod repetitions;
 #[path = "core/rollbacks.rs"]
 mod rollbacks;
 #[path = "core/rollouts.rs"]

@@ -11,7 +11,7 @@ use stagehook::domain::summary::State;
 use crate::pipelines::{held, pipeline, repeating, script};
 use crate::world::{World, rev};
 
-fn stages() -> Pipeline {
+pub fn stages() -> Pipeline {
     pipeline(vec![
         script("migrate", Hook::PreRollout),
         repeating(Repeat::Always, script("check", Hook::Rollout)),
@@ -20,23 +20,23 @@ fn stages() -> Pipeline {
 }
 
 /// A call that names its rollout `id`, of revision `revision`.
-fn about(world: &World, id: &str, hook: Hook, says: Says) -> Call {
+pub fn about(world: &World, id: &str, hook: Hook, says: Says) -> Call {
     let mut call = Call::new(world.stream.id.source, hook, says, Payload::default(), About::default());
     call.rollout = (!id.is_empty()).then(|| RolloutId::new(id).unwrap());
     call
 }
 
-fn forward(world: &mut World, id: &str, hook: Hook, revision: &str) -> Reply {
+pub fn forward(world: &mut World, id: &str, hook: Hook, revision: &str) -> Reply {
     let call = about(world, id, hook, Says::Forward { revision: rev(revision) });
     world.tell(call)
 }
 
-fn succeeded(world: &mut World, id: &str, revision: &str) -> Reply {
+pub fn succeeded(world: &mut World, id: &str, revision: &str) -> Reply {
     let call = about(world, id, Hook::PostRollout, Says::Succeeded { revision: rev(revision) });
     world.tell(call)
 }
 
-fn failed(world: &mut World, id: &str, revision: &str) -> Reply {
+pub fn failed(world: &mut World, id: &str, revision: &str) -> Reply {
     let call = about(world, id, Hook::Rollback, Says::Failed { revision: rev(revision) });
     world.tell(call)
 }
@@ -148,13 +148,13 @@ fn a_success_that_is_told_twice_runs_its_stages_once() {
     assert_eq!(world.state_of(first), State::Succeeded, "a failure told after the success undoes nothing");
 }
 
-fn keyed(world: &World, key: &str, stamp: Option<i64>, hook: Hook, says: Says) -> Call {
+pub fn keyed(world: &World, key: &str, stamp: Option<i64>, hook: Hook, says: Says) -> Call {
     let mut call = about(world, "", hook, says);
     call.key = Some(CallKey { id: key.to_owned(), stamp });
     call
 }
 
-fn gate(world: &mut World, key: &str, stamp: Option<i64>) -> Reply {
+pub fn gate(world: &mut World, key: &str, stamp: Option<i64>) -> Reply {
     let call = keyed(world, key, stamp, Hook::Rollout, Says::Forward { revision: rev("a") });
     world.tell(call)
 }
@@ -282,7 +282,7 @@ fn a_call_that_was_rejected_before_a_release_runs_after_it() {
     assert_eq!(world.verdict(&over), Verdict::Rejected, "the deployment that it was answered for is over");
 }
 
-fn unattended(world: &World, id: &str, hook: Hook, says: Says) -> Call {
+pub fn unattended(world: &World, id: &str, hook: Hook, says: Says) -> Call {
     Call { unattended: true, ..about(world, id, hook, says) }
 }
 
@@ -351,7 +351,7 @@ fn nobody_is_owed_the_result_of_a_call_that_comes_once() {
     }
 }
 
-fn reporting(world: &World, hook: Hook, says: Says) -> Call {
+pub fn reporting(world: &World, hook: Hook, says: Says) -> Call {
     let mut call = unattended(world, "1", hook, says);
     call.key = Some(CallKey { id: "delivery".to_owned(), stamp: None });
     call.report = Some(ReportTo(serde_json::json!({"url": "here"})));

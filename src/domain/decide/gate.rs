@@ -16,13 +16,7 @@ impl Turn<'_> {
         let Some(deployment) = self.deployment(id) else { return Reply::Nothing };
         let number = match deployment.pass(hook) {
             Some(pass) => match &pass.end {
-                None => {
-                    if call.unattended && !pass.unattended {
-                        self.emit(id, Event::Unattended { hook });
-                    }
-                    self.go_on(id, hook);
-                    return Reply::Wait(WaitKey::Hook(id, hook));
-                }
+                None => return self.join(id, hook, call.unattended),
                 Some(end @ (PassEnd::Approved | PassEnd::Rejected { .. })) if !pass.delivered => {
                     let reply = Reply::Answer(answer::gate(deployment, hook, end));
                     self.emit(id, Event::Delivered { hook });
@@ -59,6 +53,15 @@ impl Turn<'_> {
         }
         let (payload, about, unattended) = (call.payload.clone(), call.about.clone(), call.unattended);
         self.emit(id, Event::Called { hook, pass: number, payload, about, unattended });
+        self.go_on(id, hook);
+        Reply::Wait(WaitKey::Hook(id, hook))
+    }
+
+    /// Joins the pass that goes on. After a start of the service it may be one that was left to its next call.
+    pub(super) fn join(&mut self, id: DeploymentId, hook: Hook, unattended: bool) -> Reply {
+        if unattended && self.deployment(id).and_then(|d| d.pass(hook)).is_some_and(|pass| !pass.unattended) {
+            self.emit(id, Event::Unattended { hook });
+        }
         self.go_on(id, hook);
         Reply::Wait(WaitKey::Hook(id, hook))
     }

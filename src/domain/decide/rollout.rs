@@ -10,7 +10,7 @@ use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Revision, Source};
 use crate::domain::pass::PassEnd;
-use crate::domain::record::{EndState, Event, Finding, Reason};
+use crate::domain::record::{CallKey, EndState, Event, Finding, Reason};
 use crate::domain::state::{Deployment, Standing};
 
 impl Turn<'_> {
@@ -20,13 +20,7 @@ impl Turn<'_> {
             return reply;
         }
         let reply = self.call(call);
-        let about = match &reply {
-            Reply::Wait(WaitKey::Hook(id, _) | WaitKey::Replay(id)) => Some(*id),
-            // One that is told to call again was not answered yet.
-            Reply::Answer(answer) if answer.verdict != Verdict::Pending => answer.deployment,
-            _ => None,
-        };
-        if let Some(id) = about {
+        if let Some(id) = answered_for(&reply) {
             self.remember(id, call, &reply);
         }
         reply
@@ -46,10 +40,14 @@ impl Turn<'_> {
             }
             self.emit(id, Event::KeySeen { hook: call.hook, key: key.clone() });
         }
+        self.want_report(id, call, reply);
+    }
+
+    fn want_report(&mut self, id: DeploymentId, call: &Call, reply: &Reply) {
         let Some(to) = call.report.clone() else { return };
         let (replay, known) = match reply {
             Reply::Wait(WaitKey::Replay(_)) => (true, None),
-            _ if is_note => return,
+            Reply::Answer(Answer { subject: Subject::Note, .. }) => return,
             Reply::Answer(Answer { subject, verdict, message, .. }) => {
                 (*subject == Subject::Replay, Some(Finding { verdict: *verdict, message: message.clone() }))
             }
@@ -68,7 +66,11 @@ impl Turn<'_> {
         let known = |d: &Deployment| {
             d.keys.iter().find(|(hook, known)| *hook == call.hook && known.id == key.id).map(|(_, known)| known.stamp)
         };
-        let (deployment, stamp) = self.stream.deployments.iter().rev().find_map(|d| Some((d, known(d)?)))?;
+        let found = self.stream.deployments.iter().rev().find_map(|d| Some((d, known(d)?)));
+        let Some((deployment, stamp)) = found else { return self.signed_for_another(call.hook, key) };
+        if let Some(reply) = names_another(deployment, call) {
+            return Some(reply);
+        }
         let (id, replayed) = (deployment.id, stamp.is_some() && stamp == key.stamp);
         let refused = || Reply::Conflict {
             message: format!(
@@ -77,8 +79,8 @@ impl Turn<'_> {
         };
         match &call.says {
             Says::Opening { .. } | Says::Forward { .. } | Says::Succeeded { .. } | Says::Reconciled { .. } => {
+                let succeeded = deployment.end().is_some_and(is_success);
                 let Some(pass) = deployment.pass(call.hook) else {
-                    let succeeded = deployment.end().is_some_and(is_success);
                     let answer = match deployment.pipeline.on_hook(call.hook).next() {
                         None if deployment.goes_on(call.hook) || succeeded => {
                             answer::gate(deployment, call.hook, &PassEnd::Approved)
@@ -92,13 +94,16 @@ impl Turn<'_> {
                 };
                 match &pass.end {
                     None if deployment.goes_on(call.hook) || pass.running.is_some() => {
-                        Some(Reply::Wait(WaitKey::Hook(id, call.hook)))
+                        Some(self.join(id, call.hook, call.unattended))
                     }
                     None => Some(Reply::Answer(answer::over(deployment, call.hook))),
+                    Some(PassEnd::Approved | PassEnd::Rejected { .. }) if pass.delivered && replayed => Some(refused()),
+                    // What was approved then must not let a rollout go on that is being undone, or was.
+                    Some(PassEnd::Approved) if deployment.undone => Some(self.undone(id, call.hook)),
+                    Some(PassEnd::Approved) if !deployment.goes_on(call.hook) && !deployment.promoted && !succeeded => {
+                        Some(Reply::Answer(answer::over(deployment, call.hook)))
+                    }
                     Some(end @ (PassEnd::Approved | PassEnd::Rejected { .. })) => {
-                        if pass.delivered && replayed {
-                            return Some(refused());
-                        }
                         let (reply, kept) = (Reply::Answer(answer::gate(deployment, call.hook, end)), !pass.delivered);
                         if kept {
                             self.emit(id, Event::Delivered { hook: call.hook });
@@ -129,6 +134,19 @@ impl Turn<'_> {
             },
             Says::Question { .. } | Says::Event { .. } | Says::LoadGate { .. } | Says::Task(_) => None,
         }
+    }
+
+    /// A message that was signed for another hook: the signature covers no path, so whoever has caught one could send it
+    /// to `rollback`.
+    fn signed_for_another(&self, hook: Hook, key: &CallKey) -> Option<Reply> {
+        let same = |(other, known): &&(Hook, CallKey)| *other != hook && known.stamp.is_some() && known == key;
+        let used = |d: &Deployment| d.keys.iter().find(same).map(|(other, _)| (d.id, *other));
+        let (id, other) = self.stream.deployments.iter().rev().find_map(used)?;
+        let message = format!(
+            "this message was told of {other} before ({id}), with the same signature: a replay; a call of {hook} is a \
+             message of its own"
+        );
+        Some(Reply::Conflict { message })
     }
 
     /// A call whose rollout is known by its id: no other rule has to guess which deployment is meant. `None` where it
@@ -168,13 +186,9 @@ impl Turn<'_> {
                         Some(self.undone(id, call.hook))
                     }
                     Standing::RollingBack { .. } => over(self),
-                    Standing::Ended(_) => {
-                        if ends_once || !is_current {
-                            over(self)
-                        } else {
-                            None
-                        }
-                    }
+                    // Told to have succeeded before, it is that word once more, and begins nothing anew.
+                    Standing::Ended(_) if ends_once || !is_current || promoted => over(self),
+                    Standing::Ended(_) => None,
                 }
             }
             Says::Failed { revision } => {
@@ -281,6 +295,39 @@ impl Turn<'_> {
         }
         Reply::Nothing
     }
+}
+
+/// The deployment that a call was answered for. One that is told to call again was not answered yet.
+fn answered_for(reply: &Reply) -> Option<DeploymentId> {
+    match reply {
+        Reply::Wait(WaitKey::Hook(id, _) | WaitKey::Replay(id)) => Some(*id),
+        Reply::Answer(answer) if answer.verdict != Verdict::Pending => answer.deployment,
+        _ => None,
+    }
+}
+
+/// A name that was used for a rollout of another revision: were that answered from the ledger, this one would be
+/// approved without a stage. Where the rollout has a name, that says which is meant.
+fn names_another(deployment: &Deployment, call: &Call) -> Option<Reply> {
+    let told = match &call.says {
+        Says::Forward { revision }
+        | Says::Succeeded { revision }
+        | Says::Reconciled { revision }
+        | Says::Failed { revision }
+        | Says::Undo { revision, .. } => revision.as_ref().filter(|_| call.rollout.is_none())?,
+        Says::Opening { .. }
+        | Says::Reverted { .. }
+        | Says::Question { .. }
+        | Says::Event { .. }
+        | Says::LoadGate { .. }
+        | Says::Task(_) => return None,
+    };
+    let own = deployment.revision.as_ref().filter(|own| *own != told)?;
+    let message = format!(
+        "this call's name was used before, for {} of revision {own}, and it is of {told}; name each call differently",
+        deployment.id
+    );
+    Some(Reply::Conflict { message })
 }
 
 fn is_success(end: &crate::domain::state::End) -> bool {
