@@ -261,7 +261,8 @@ pub enum Alias {
 impl fmt::Display for Alias {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Rollout(id) => write!(f, "rollout:{id}"),
+            // No hook is called so, and one is called «rollout».
+            Self::Rollout(id) => write!(f, "id:{id}"),
             Self::Key(hook, key) => write!(f, "{hook}:{key}"),
         }
     }
