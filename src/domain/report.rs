@@ -9,6 +9,7 @@ use super::call::{Answer, Subject, Verdict, WaitKey};
 use super::decide::settled;
 use super::hook::Hook;
 use super::ids::DeploymentId;
+use super::pass::PassEnd;
 use super::record::{Event, Finding, ReportTo};
 use super::state::{Deployment, Stream};
 
@@ -66,17 +67,32 @@ impl Stream {
                     message: message.clone(),
                     stages: answer::reports(deployment, Subject::Gate, report.hook),
                 },
-                // Cut by a restart it is no outcome yet: the stages run again.
+                // Cut by a restart, with nothing left that would let it run again.
+                None if is_cut(deployment, report) && !deployment.goes_on(report.hook) => {
+                    answer::over(deployment, report.hook)
+                }
+                // Else that is no outcome yet: the stages run again.
                 None => settled(self, key).filter(|answer| answer.verdict != Verdict::Pending)?,
             };
             Some(Due { deployment: deployment.id, number: report.number, to: report.to.clone(), answer })
         };
+        // One after the other to the same place: one that is tried again would else tell there what is past.
         let open = |deployment: &Deployment| {
             let reports = deployment.reports.iter().filter(|report| !report.is_over());
-            reports.filter_map(|report| due(deployment, report)).collect::<Vec<_>>()
+            reports.filter_map(|report| due(deployment, report)).fold(Vec::new(), |mut first: Vec<Due>, due| {
+                if !first.iter().any(|earlier| earlier.to == due.to) {
+                    first.push(due);
+                }
+                first
+            })
         };
         self.deployments.iter().flat_map(open).collect()
     }
+}
+
+fn is_cut(deployment: &Deployment, report: &Report) -> bool {
+    let end = deployment.pass(report.hook).and_then(|pass| pass.end.as_ref());
+    !report.replay && matches!(end, Some(PassEnd::Interrupted { .. }))
 }
 
 impl Deployment {

@@ -1,12 +1,15 @@
 //! Calls that come again under their name at the wrong moment: after the end, after a crash, for another rollout or on
 //! another hook; and what is told elsewhere of them.
 
-use stagehook::domain::call::{Operation, Reply, Says, Verdict};
+use serde_json::json;
+use stagehook::domain::call::{Command, Operation, Reply, ReportTo, Says, Verdict};
 use stagehook::domain::hook::Hook;
 use stagehook::domain::names::Source;
+use stagehook::domain::record::Outcome;
 use stagehook::domain::summary::State;
 
-use crate::rollouts::{about, forward, gate, keyed, stages, succeeded, unattended};
+use crate::pipelines::{held, pipeline, script};
+use crate::rollouts::{about, failed, forward, gate, keyed, reporting, stages, succeeded, unattended};
 use crate::world::{World, rev};
 
 #[test]
@@ -98,4 +101,61 @@ fn a_call_that_comes_once_and_joins_one_that_does_not_is_taken_up_after_a_crash(
     world.crash();
     assert_eq!(world.all_succeed(), ["migrate"]);
     assert_eq!(world.alive().count(), 0);
+}
+
+#[test]
+fn a_stage_that_was_cut_and_held_is_told_of_once_its_rollout_is_over() {
+    let mut world = World::new(Source::Github, pipeline(vec![held(script("migrate", Hook::PreRollout))]));
+    let call = reporting(&world, Hook::PreRollout, Says::Forward { revision: rev("a") });
+    world.tell(call);
+    world.grant_all();
+    world.crash();
+    assert_eq!(world.stream.due_reports(), [], "a person has to say whether it goes on");
+    failed(&mut world, "1", "a");
+    world.all_succeed();
+    let due = world.stream.due_reports();
+    assert_eq!(due.len(), 1, "or the caller would wait for ever");
+    assert_eq!(due[0].answer.verdict, Verdict::Rejected);
+    assert!(due[0].answer.message.contains("RolledBack"), "{due:?}");
+}
+
+#[test]
+fn one_place_is_told_one_thing_after_the_other() {
+    let mut world = World::new(Source::Github, stages());
+    let call = reporting(&world, Hook::PreRollout, Says::Forward { revision: rev("a") });
+    world.tell(call);
+    let mut elsewhere = about(&world, "1", Hook::PreRollout, Says::Forward { revision: rev("a") });
+    elsewhere.report = Some(ReportTo(json!({"url": "elsewhere"})));
+    world.tell(elsewhere);
+    world.grant_all();
+    world.ends("migrate", Outcome::Succeeded);
+    let call = reporting(&world, Hook::Rollback, Says::Failed { revision: rev("a") });
+    world.tell(call);
+    world.all_succeed();
+    let due = |world: &World| world.stream.due_reports().iter().map(|due| due.number).collect::<Vec<_>>();
+    assert_eq!(due(&world), [1, 2], "the end is not overtaken by what is tried again");
+    let id = world.id();
+    world.step(Command::Reported { deployment: id, report: 1, problem: None }, false);
+    assert_eq!(due(&world), [2, 3]);
+}
+
+#[test]
+fn what_could_not_be_told_is_tried_anew_when_it_is_delivered_again() {
+    let mut world = World::new(Source::Github, stages());
+    let call = reporting(&world, Hook::PreRollout, Says::Forward { revision: rev("a") });
+    world.tell(call.clone());
+    world.all_succeed();
+    let id = world.id();
+    let problem = Some("the token is not good".to_owned());
+    world.step(Command::Reported { deployment: id, report: 1, problem }, false);
+    assert_eq!(world.stream.due_reports(), []);
+    world.tell(call.clone());
+    let due = world.stream.due_reports();
+    assert_eq!((due.len(), due[0].number, due[0].answer.verdict), (1, 2, Verdict::Approved));
+    world.tell(call.clone());
+    assert_eq!(world.stream.due_reports().len(), 1, "it is under way");
+    world.step(Command::Reported { deployment: id, report: 2, problem: None }, false);
+    world.tell(call);
+    assert_eq!(world.stream.due_reports(), []);
+    world.runs_nothing();
 }

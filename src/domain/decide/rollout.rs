@@ -11,12 +11,16 @@ use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Revision, Source};
 use crate::domain::pass::PassEnd;
 use crate::domain::record::{CallKey, EndState, Event, Finding, Reason};
+use crate::domain::report::Report;
 use crate::domain::state::{Deployment, Standing};
 
 impl Turn<'_> {
     /// Answers a call, from the ledger where it is a repetition, and notes what it wants remembered.
     pub(super) fn answered(&mut self, call: &Call) -> Reply {
         if let Some(reply) = self.repeated(call) {
+            if let Some(id) = answered_for(&reply) {
+                self.report_again(id, call, &reply);
+            }
             return reply;
         }
         let reply = self.call(call);
@@ -41,6 +45,16 @@ impl Turn<'_> {
             self.emit(id, Event::KeySeen { hook: call.hook, key: key.clone() });
         }
         self.want_report(id, call, reply);
+    }
+
+    /// What could never be told, since a token was missing perhaps, is tried anew when the caller says the same again.
+    fn report_again(&mut self, id: DeploymentId, call: &Call, reply: &Reply) {
+        let Some(deployment) = self.deployment(id) else { return };
+        let asked = |report: &&Report| report.hook == call.hook && Some(&report.to) == call.report.as_ref();
+        let last = deployment.reports.iter().rev().find(asked);
+        if last.is_some_and(|report| matches!(report.sent, Some(Some(_)))) {
+            self.want_report(id, call, reply);
+        }
     }
 
     fn want_report(&mut self, id: DeploymentId, call: &Call, reply: &Reply) {

@@ -51,7 +51,7 @@ struct Requested {
 struct Report {
     report: u32,
     hook: Hook,
-    /// `waiting` until it was told, then `sent`, or `failed`, which is not tried again.
+    /// `waiting` until it was told, then `sent`, or `failed`, which is tried again only where its call comes again.
     state: &'static str,
     problem: Option<String>,
 }
