@@ -210,6 +210,8 @@ async fn a_message_that_is_sent_again_runs_nothing_and_one_that_is_played_again_
     send(&world, "msg_1", now + 1).await.expect(200);
     let played = send(&world, "msg_1", now).await.expect(409);
     assert!(played.text.contains("a replay"), "{played:?}");
+    let caught = signed(&world.client(), "msg_1", now, &body);
+    caught.post("/hooks/generic/rollback", &body).await.expect(409);
     assert_eq!(world.starts(), ["step"]);
     world.crash().await;
     send(&world, "msg_1", now).await.expect(409);
