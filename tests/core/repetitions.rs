@@ -104,6 +104,25 @@ fn a_call_that_comes_once_and_joins_one_that_does_not_is_taken_up_after_a_crash(
 }
 
 #[test]
+fn a_rollout_that_goes_back_is_not_undone_by_the_word_that_it_did() {
+    let mut world = World::generic(stages());
+    for revision in ["a", "b"] {
+        world.pass(Hook::PreRollout, revision);
+        world.succeeded(revision);
+        world.all_succeed();
+    }
+    world.pass(Hook::PreRollout, "a");
+    let back = about(&world, "", Hook::Rollback, Says::Reverted { to: rev("a") });
+    let reply = world.tell(back.clone());
+    assert_eq!((world.verdict(&reply), world.state()), (Verdict::Approved, State::Progressing));
+    world.succeeded("a");
+    world.all_succeed();
+    let reply = world.tell(back);
+    assert_eq!((world.verdict(&reply), world.state()), (Verdict::Approved, State::Succeeded));
+    world.runs_nothing();
+}
+
+#[test]
 fn a_stage_that_was_cut_and_held_is_told_of_once_its_rollout_is_over() {
     let mut world = World::new(Source::Github, pipeline(vec![held(script("migrate", Hook::PreRollout))]));
     let call = reporting(&world, Hook::PreRollout, Says::Forward { revision: rev("a") });

@@ -280,7 +280,12 @@ impl Turn<'_> {
         };
         let id = current.id;
         let serves = to.is_none() || current.revision.is_none() || current.revision.as_ref() == to;
+        // Flux rolls out one chart's version twice, and goes back by itself. Others go back by a rollout, which asks its gates.
+        let goes_back = self.stream.id.source != Source::Flux && to.is_some() && current.revision.as_ref() == to;
         match &current.standing {
+            Standing::Progressing if !current.promoted && goes_back => {
+                note(call.hook, Some(id), format!("{id} rolls out what was gone back to, so nothing of it is undone"))
+            }
             Standing::Progressing if !current.promoted => {
                 let reason = self.requested_or(id, Reason::Failed);
                 self.replay(id, reason, false, call)
