@@ -88,6 +88,32 @@ fn a_success_told_late_of_what_a_person_has_undone_begins_nothing() {
 }
 
 #[test]
+fn an_operation_that_tries_again_after_its_success_is_told_what_it_was_told() {
+    let mut world = World::new(Source::Argocd, stages());
+    forward(&mut world, "1", Hook::PreRollout, "a");
+    world.all_succeed();
+    succeeded(&mut world, "1", "a");
+    assert_eq!(world.all_succeed(), ["smoke"]);
+    let id = world.id();
+    // Another PostSync hook has failed, and `syncPolicy.retry` begins with PreSync once more.
+    for (hook, verdict) in [
+        (Hook::PreRollout, Verdict::Approved),
+        (Hook::ConfirmPromotion, Verdict::Approved),
+        (Hook::Rollout, Verdict::Rejected),
+    ] {
+        let reply = forward(&mut world, "1", hook, "a");
+        assert_eq!((world.verdict(&reply), world.id()), (verdict, id), "{hook}");
+    }
+    let reply = succeeded(&mut world, "1", "a");
+    assert_eq!(world.verdict(&reply), Verdict::Approved);
+    world.runs_nothing();
+    forward(&mut world, "2", Hook::PreRollout, "b");
+    world.all_succeed();
+    let late = forward(&mut world, "1", Hook::PreRollout, "a");
+    assert_eq!(world.verdict(&late), Verdict::Rejected, "of another operation since");
+}
+
+#[test]
 fn a_call_that_comes_once_and_joins_one_that_does_not_is_taken_up_after_a_crash() {
     let mut world = World::generic(stages());
     let attended = about(&world, "", Hook::PreRollout, Says::Forward { revision: rev("a") });

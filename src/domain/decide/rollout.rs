@@ -185,6 +185,10 @@ impl Turn<'_> {
                 }
                 // Only a gate begins anew: what is only told may be told late.
                 let once = ends_once || call.unattended;
+                let succeeded = known.promoted && (known.end().is_none_or(is_success) && !known.is_rolling_back());
+                if !once && is_current && succeeded {
+                    return Some(Reply::Answer(passed_before(known, call.hook)));
+                }
                 if once || !is_current || known.end().is_none_or(is_success) { over(self) } else { None }
             }
             Says::Succeeded { revision } => {
@@ -250,9 +254,7 @@ impl Turn<'_> {
             let message = format!("{} was told to have succeeded before, so this begins no other rollout", told.id);
             return Some(note(call.hook, Some(told.id), message));
         }
-        let end = told.pass(call.hook).and_then(|pass| pass.end.as_ref());
-        let answer = end.map_or_else(|| answer::over(told, call.hook), |end| answer::gate(told, call.hook, end));
-        Some(Reply::Answer(answer))
+        Some(Reply::Answer(passed_before(told, call.hook)))
     }
 
     /// A success that is told at every interval: the first one ends the rollout, the others are only noted.
@@ -322,6 +324,18 @@ fn answered_for(reply: &Reply) -> Option<DeploymentId> {
         Reply::Wait(WaitKey::Hook(id, _) | WaitKey::Replay(id)) => Some(*id),
         Reply::Answer(answer) if answer.verdict != Verdict::Pending => answer.deployment,
         _ => None,
+    }
+}
+
+/// A gate of a rollout that was told to have succeeded: what it was answered then. An operation of Argo CD tries again
+/// after that, from its first hook on, where something else of its last one has failed.
+fn passed_before(told: &Deployment, hook: Hook) -> Answer {
+    match told.pass(hook).and_then(|pass| pass.end.as_ref()) {
+        Some(end @ (PassEnd::Approved | PassEnd::Rejected { .. })) => answer::gate(told, hook, end),
+        // It will not run again, so nobody is to come again for it.
+        Some(PassEnd::Interrupted { .. }) => answer::over(told, hook),
+        None if told.pipeline.on_hook(hook).next().is_none() => answer::gate(told, hook, &PassEnd::Approved),
+        None => answer::over(told, hook),
     }
 }
 
