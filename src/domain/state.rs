@@ -484,6 +484,10 @@ impl Deployment {
             Event::RolloutSucceeded => {
                 self.promoted = true;
                 self.request = None;
+                // Of one that was given up it is the end that was not known; what comes after it is still to run.
+                if self.end().is_some_and(|end| end.state == EndState::Abandoned) {
+                    self.standing = Standing::Progressing;
+                }
             }
             Event::CallerEndSeen => (self.undone, self.end_seen) = (false, true),
             Event::Released => self.release(),

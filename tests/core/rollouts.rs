@@ -76,6 +76,43 @@ fn a_late_word_finds_its_rollout_behind_a_newer_one() {
 }
 
 #[test]
+fn a_late_success_of_a_rollout_whose_place_was_taken_is_its_end() {
+    let (mut world, first) = begun(Source::Github);
+    forward(&mut world, "2", Hook::PreRollout, "b");
+    world.all_succeed();
+    let second = world.id();
+    assert_eq!(world.state_of(first), State::Abandoned);
+    let reply = succeeded(&mut world, "1", "a");
+    assert_eq!(world.all_succeed(), ["smoke"]);
+    assert_eq!(world.verdict(&reply), Verdict::Approved);
+    assert_eq!((world.state_of(first), world.state_of(second)), (State::Succeeded, State::Progressing));
+    forward(&mut world, "2", Hook::Rollout, "b");
+    assert_eq!(world.all_succeed(), ["check"], "the other goes on");
+    failed(&mut world, "1", "a");
+    assert_eq!(world.state_of(first), State::Succeeded);
+}
+
+#[test]
+fn a_late_success_does_not_begin_beside_what_is_being_killed_and_what_was_closed_stays_closed() {
+    let mut world = World::new(Source::Github, stages());
+    forward(&mut world, "1", Hook::PreRollout, "a");
+    world.grant_all();
+    let first = world.id();
+    forward(&mut world, "2", Hook::PreRollout, "b");
+    let reply = succeeded(&mut world, "1", "a");
+    assert_eq!(world.verdict(&reply), Verdict::Rejected, "its script is still dying");
+    world.ends("migrate", Outcome::Cancelled);
+    world.all_succeed();
+    let second = world.id();
+    world.operate(second, Operation::Close);
+    let reply = succeeded(&mut world, "2", "b");
+    assert_eq!((world.verdict(&reply), world.state_of(second)), (Verdict::Rejected, State::Abandoned));
+    succeeded(&mut world, "1", "a");
+    world.all_succeed();
+    assert_eq!(world.state_of(first), State::Succeeded);
+}
+
+#[test]
 fn the_failure_of_a_rollout_that_was_never_begun_here_leaves_the_one_in_progress_alone() {
     let (mut world, first) = begun(Source::Github);
     let reply = failed(&mut world, "9", "z");

@@ -193,6 +193,7 @@ impl Turn<'_> {
             }
             Says::Succeeded { revision } => {
                 let (standing, promoted, undone) = (known.standing.clone(), known.promoted, known.undone);
+                let quiet = known.alive().next().is_none();
                 match standing {
                     Standing::Progressing => {
                         self.learn(id, revision.as_ref());
@@ -204,6 +205,8 @@ impl Turn<'_> {
                         Some(self.undone(id, call.hook))
                     }
                     Standing::RollingBack { .. } => over(self),
+                    // Another rollout took its place before its end was told; now it is.
+                    Standing::Ended(end) if is_unknown(&end) && quiet => Some(self.promote(id, call)),
                     // Told to have succeeded before, it is that word once more, and begins nothing anew.
                     Standing::Ended(_) if ends_once || !is_current || promoted => over(self),
                     Standing::Ended(_) => None,
@@ -215,10 +218,7 @@ impl Turn<'_> {
                     let reason = self.requested_or(id, Reason::Failed);
                     return Some(self.replay(id, reason, false, call));
                 }
-                let end = known.end();
-                let unknown =
-                    end.is_some_and(|end| end.state == EndState::Abandoned && end.reason != Some(Reason::Closed));
-                if unknown {
+                if known.end().is_some_and(is_unknown) {
                     // How it ended was not known; now it is.
                     return Some(self.replay(id, Reason::Failed, false, call));
                 }
@@ -365,6 +365,11 @@ fn names_another(deployment: &Deployment, call: &Call) -> Option<Reply> {
 
 fn is_success(end: &crate::domain::state::End) -> bool {
     end.state == EndState::Succeeded
+}
+
+/// Whether how it ended was not known. What a person closed stays closed.
+fn is_unknown(end: &crate::domain::state::End) -> bool {
+    end.state == EndState::Abandoned && end.reason != Some(Reason::Closed)
 }
 
 fn was_replayed(deployment: &Deployment) -> bool {
