@@ -4,7 +4,7 @@
 //! ledger, not in memory; a command runs only if the settings allow it, and as every other script does.
 //!
 //! This is the one adapter through which text of a payload reaches a shell. [`read`] lets none pass that
-//! [`Allow`](crate::domain::allow::Allow) does not permit as a whole.
+//! [`Allow`] does not permit as a whole.
 
 use std::borrow::Cow;
 
