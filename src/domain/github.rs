@@ -29,6 +29,25 @@ pub fn namespace(environment: &str) -> Result<Namespace, InvalidName> {
     Namespace::new(escaped).map_err(|error| InvalidName::new("environment", error.why))
 }
 
+/// The environment of a namespace that [`namespace`] made.
+pub fn environment(namespace: &Namespace) -> String {
+    let (mut bytes, mut rest) = (Vec::new(), namespace.as_str().as_bytes());
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.filter(|_| first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The rules of one pipeline: `spec.sources.github`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -178,7 +197,9 @@ mod tests {
             ("zürich", "zürich"),
             ("tab\there", "tab%09here"),
         ] {
-            assert_eq!(namespace(environment).unwrap().as_str(), wanted);
+            let namespace = namespace(environment).unwrap();
+            assert_eq!(namespace.as_str(), wanted);
+            assert_eq!(super::environment(&namespace), environment);
         }
         assert_eq!(namespace("").unwrap_err().to_string(), "the environment is not valid: it is empty");
         let long = namespace(&" ".repeat(100)).unwrap_err().to_string();

@@ -1,5 +1,6 @@
 //! Deliveries of GitHub over the routes: every example payload that its users have collected, and what is refused.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use axum::body::Body;
@@ -15,6 +16,7 @@ use crate::domain::names::Source;
 use crate::domain::span::Span;
 use crate::http::{Access, Settings, SourceSettings};
 use crate::source::auth::{Credentials, Grant, Key};
+use crate::source::{Read, github};
 
 const SECRET: &str = "It's a Secret to Everybody";
 
@@ -118,7 +120,10 @@ fn is_call(event: &str, payload: &Value) -> bool {
         "release" => payload["action"] == "published",
         "workflow_run" => {
             let ended = payload["workflow_run"]["conclusion"].as_str().unwrap_or_default();
-            payload["action"] == "completed" && ["success", "failure", "timed_out", "cancelled"].contains(&ended)
+            // One of the examples is of somebody else's repository.
+            payload["workflow_run"]["head_repository"]["id"] == payload["repository"]["id"]
+                && payload["action"] == "completed"
+                && ["success", "failure", "timed_out", "cancelled"].contains(&ended)
         }
         _ => false,
     }
@@ -278,6 +283,114 @@ spec:
     let mut deleted = push("refs/heads/main", "octo/app");
     deleted["after"] = json!("0".repeat(40));
     assert!(send(deleted).await["ignored"].as_str().unwrap().contains("was deleted"));
+}
+
+/// What scripts of the one call of a delivery find as `STAGEHOOK_METADATA_X`.
+fn metadata(pipeline: &str, event: &'static str, payload: &Value) -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.yaml"), pipeline).unwrap();
+    let (catalog, _) = Catalog::load(folder.path(), &Defaults { timeout: Span::from_secs(60) }).unwrap();
+    let (selected, rules) = catalog.github().next().unwrap();
+    let mappings = [github::Mapping { pipeline: &selected.pipeline.name, rules, selects: &|_| true }];
+    let request = Request::post("/").header("content-type", "application/json").header("x-github-event", event);
+    let headers = request.header("x-github-delivery", "1").body(()).unwrap().into_parts().0.headers;
+    let known = github::Known { reports: false, mappings: &mappings };
+    let read = github::read(&headers, payload.to_string().as_bytes(), None, known).unwrap();
+    let Read::Calls(mut calls) = read else { panic!("{read:?}") };
+    calls.remove(0).call.payload.metadata
+}
+
+#[test]
+fn scripts_see_the_environment_as_github_writes_it_and_no_value_that_none_could_be_started_with() {
+    let repository = json!({"id": 1, "full_name": "octo/app"});
+    let pipeline = PIPELINE.replace("push: {environment: production,", "push: {environment: 'eu/west 1 %',");
+    let push = json!({"ref": "refs/heads/main", "after": "abc", "repository": repository});
+    assert_eq!(metadata(&pipeline, "push", &push)["environment"], "eu/west 1 %");
+    let payload = json!({"fail": "yes", "long": "x".repeat(1 << 17), "x".repeat(1 << 17): 1});
+    let deployment = json!({"id": 7, "sha": "abc", "environment": "eu/west 1 %", "payload": payload});
+    let created = json!({"deployment": deployment, "repository": repository});
+    let found = metadata(PIPELINE, "deployment", &created);
+    assert_eq!(found["environment"], "eu/west 1 %");
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["environment", "fail"]);
+}
+
+#[tokio::test]
+async fn a_fork_runs_nothing() {
+    let site = site(PIPELINE).await;
+    let repository = json!({"id": 1, "full_name": "octo/app", "html_url": "https://github.com/octo/app"});
+    let own = json!({"id": 1, "full_name": "octo/app"});
+    let fork = json!({"id": 2, "full_name": "eve/app"});
+    let pull = |id: u64| json!([{"number": 7, "head": {"ref": "main", "repo": {"id": id}}}]);
+    let push = json!({"event": "push", "head_repository": own, "pull_requests": []});
+    let inside = json!({"event": "pull_request", "head_repository": own, "pull_requests": pull(1)});
+    let untold = json!({"event": "pull_request", "pull_requests": pull(1)});
+    let outside = json!({"event": "pull_request", "head_repository": fork, "pull_requests": []});
+    let target = json!({"event": "pull_request_target", "head_repository": fork, "pull_requests": []});
+    let deleted = json!({"event": "pull_request", "head_repository": null, "pull_requests": []});
+    let elsewhere = json!({"event": "pull_request", "pull_requests": pull(2)});
+    let mut number = 0;
+    for (run, runs) in [
+        (push, true),
+        (inside, true),
+        (untold, true),
+        (outside, false),
+        (target, false),
+        (deleted, false),
+        (elsewhere, false),
+    ] {
+        let mut mapped = run.clone();
+        // A fork has a branch of that name, too.
+        for (key, value) in [("head_branch", "main"), ("head_sha", "abc"), ("conclusion", "failure")] {
+            mapped[key] = json!(value);
+        }
+        let deployment = json!({"id": 7, "sha": "abc", "environment": "production", "ref": "main"});
+        let created = json!({"action": "created", "deployment": deployment, "workflow_run": run});
+        let mut failed = created.clone();
+        failed["deployment_status"] = json!({"state": "failure", "description": ""});
+        let mut rule = run.clone();
+        rule["action"] = json!("requested");
+        rule["deployment"] = deployment;
+        rule["environment"] = json!("production");
+        rule["deployment_callback_url"] =
+            json!("https://api.github.com/repos/octo/app/actions/runs/7/deployment_protection_rule");
+        let ended = json!({"action": "completed", "workflow": {"name": "Deploy"}, "workflow_run": mapped});
+        for (event, mut payload) in [
+            ("workflow_run", ended),
+            ("deployment", created),
+            ("deployment_status", failed),
+            ("deployment_protection_rule", rule),
+        ] {
+            payload["repository"] = repository.clone();
+            number += 1;
+            let answered = Delivery::new(event, &number.to_string(), &payload).send(&site).await;
+            let ignored = answered.json()["ignored"].as_str().is_some_and(|why| why.contains("fork"));
+            assert_eq!((answered.status, ignored), (200, !runs), "{event} {run}: {answered:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_draft_is_no_release_and_one_that_was_unpublished_was_one() {
+    let every = r#"{environment: production, hook: rollout, action: [created, edited, published, unpublished]}"#;
+    let pipeline = PIPELINE.replace("{environment: production, hook: rollout}", every);
+    assert_ne!(pipeline, PIPELINE);
+    let site = site(&pipeline).await;
+    let repository = json!({"id": 1, "full_name": "octo/app"});
+    for (number, (action, draft, tag, runs)) in [
+        ("created", true, "", false),
+        ("edited", true, "v1", false),
+        ("created", false, "v1", true),
+        ("published", false, "v1", true),
+        ("unpublished", true, "v1", true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let payload = json!({"action": action, "release": {"tag_name": tag, "draft": draft}, "repository": repository});
+        let answered = Delivery::new("release", &number.to_string(), &payload).send(&site).await;
+        assert_eq!(answered.status, 200, "{action}: {answered:?}");
+        assert_eq!(answered.json()["verdict"].is_string(), runs, "{action}: {answered:?}");
+    }
 }
 
 #[tokio::test]

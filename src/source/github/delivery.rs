@@ -84,6 +84,20 @@ impl Delivery {
         Ok(Application { cluster: self.cluster.clone(), namespace: environment, name: self.repository()? })
     }
 
+    /// Whether a workflow run is of a fork's code: whoever opens a pull request decides what it says. `run` is where it
+    /// stands in the payload; without, the payload itself tells of it.
+    pub fn is_of_a_fork(&self, run: Option<&str>) -> bool {
+        let Some(run) = run.map_or(Some(&self.body), |path| self.at(path)) else { return false };
+        let own = self.at("repository.id");
+        if let Some(head @ Value::Object(_)) = run.get("head_repository") {
+            return head.get("id") != own;
+        }
+        // Not told, or deleted since. A fork's pull requests are not listed either.
+        let event = run.get("event").and_then(Value::as_str).unwrap_or_default();
+        let mut pulls = run.get("pull_requests").and_then(Value::as_array).into_iter().flatten();
+        event.starts_with("pull_request") && !pulls.any(|pull| pull.pointer("/head/repo/id") == own)
+    }
+
     /// Who and why.
     pub fn about(&self, commit: Option<&str>, summary: Option<&str>) -> Result<About, BadCall> {
         Ok(About {

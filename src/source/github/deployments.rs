@@ -21,6 +21,9 @@ pub(super) fn created(delivery: &Delivery, reports: bool) -> Result<Read, BadCal
     if let Some(ignored) = other_action(delivery, "created")? {
         return Ok(ignored);
     }
+    if let Some(ignored) = of_a_fork(delivery, Some("workflow_run")) {
+        return Ok(ignored);
+    }
     let summary = delivery.text("deployment.description")?;
     let about = About { hook: Hook::PreRollout, state: None, summary };
     call(delivery, &about, to_status(delivery, reports)?)
@@ -29,6 +32,9 @@ pub(super) fn created(delivery: &Delivery, reports: bool) -> Result<Read, BadCal
 /// `deployment_status`.
 pub(super) fn status(delivery: &Delivery, reports: bool) -> Result<Read, BadCall> {
     if let Some(ignored) = other_action(delivery, "created")? {
+        return Ok(ignored);
+    }
+    if let Some(ignored) = of_a_fork(delivery, Some("workflow_run")) {
         return Ok(ignored);
     }
     let state = delivery.needed("deployment_status.state")?;
@@ -59,6 +65,9 @@ pub(super) fn protection_rule(delivery: &Delivery) -> Result<Read, BadCall> {
     if let Some(ignored) = other_action(delivery, "requested")? {
         return Ok(ignored);
     }
+    if let Some(ignored) = of_a_fork(delivery, None) {
+        return Ok(ignored);
+    }
     let to = To::ProtectionRule {
         url: delivery.needed("deployment_callback_url")?.to_owned(),
         environment: delivery.needed("environment")?.to_owned(),
@@ -68,6 +77,10 @@ pub(super) fn protection_rule(delivery: &Delivery) -> Result<Read, BadCall> {
     let summary = delivery.text("deployment.description")?;
     call(delivery, &About { hook: Hook::PreRollout, state: None, summary }, Some(to))
 }
+
+/// A longer value of a deployment's payload is no variable: the system starts no script with an environment that is too
+/// large, and then nothing could be undone either.
+const LONGEST_VALUE: usize = 32 << 10;
 
 struct About<'a> {
     hook: Hook,
@@ -112,6 +125,12 @@ fn to_status(delivery: &Delivery, reports: bool) -> Result<Option<To>, BadCall> 
     }))
 }
 
+/// A pull request of a fork may name any environment in its workflow, and GitHub tells of a deployment then.
+fn of_a_fork(delivery: &Delivery, run: Option<&str>) -> Option<Read> {
+    let why = "the deployment is one of a fork's pull request, which runs nothing here";
+    delivery.is_of_a_fork(run).then(|| Read::Ignored(why.to_owned()))
+}
+
 fn other_action(delivery: &Delivery, wanted: &str) -> Result<Option<Read>, BadCall> {
     // Without one where the event knew only one: GitHub Enterprise Server used to leave it out.
     let action = delivery.text("action")?.unwrap_or(wanted);
@@ -136,7 +155,7 @@ fn metadata(delivery: &Delivery, environment: &str, state: Option<&str>) -> Resu
                 Value::Bool(_) | Value::Number(_) => value.to_string(),
                 _ => continue,
             };
-            if !key.contains('\0') {
+            if !key.contains('\0') && key.len() + text.len() <= LONGEST_VALUE {
                 metadata.insert(key, text);
             }
         }

@@ -7,7 +7,7 @@ use super::super::{Parsed, Read};
 use super::Mapping;
 use super::delivery::Delivery;
 use crate::domain::call::{Call, Says};
-use crate::domain::github::{Rules, Target};
+use crate::domain::github::{self, Rules, Target};
 use crate::domain::hook::Hook;
 use crate::domain::names::{Revision, Source};
 
@@ -51,6 +51,10 @@ pub(super) fn push(delivery: &Delivery, mappings: &[Mapping<'_>]) -> Result<Read
 /// `release`.
 pub(super) fn release(delivery: &Delivery, mappings: &[Mapping<'_>]) -> Result<Read, BadCall> {
     let action = delivery.needed("action")?;
+    // Its tag need not be there yet. One that was unpublished is a draft again.
+    if delivery.is_true("release.draft") && action != "unpublished" {
+        return Ok(Read::Ignored("the release is a draft, which is nothing to roll out yet".to_owned()));
+    }
     let tag = delivery.needed("release.tag_name")?;
     let prerelease = delivery.is_true("release.prerelease");
     let subject = Subject {
@@ -79,6 +83,10 @@ pub(super) fn release(delivery: &Delivery, mappings: &[Mapping<'_>]) -> Result<R
 /// `workflow_run`.
 pub(super) fn workflow_run(delivery: &Delivery, mappings: &[Mapping<'_>]) -> Result<Read, BadCall> {
     let action = delivery.needed("action")?;
+    // Its branch may be called `main` as well, and its conclusion is what the fork makes of it.
+    if delivery.is_of_a_fork(Some("workflow_run")) {
+        return Ok(Read::Ignored("the workflow run is of a fork's code, which runs nothing here".to_owned()));
+    }
     let commit = delivery.needed("workflow_run.head_sha")?;
     let conclusion = delivery.text("workflow_run.conclusion")?;
     let branch = delivery.text("workflow_run.head_branch")?;
@@ -162,7 +170,7 @@ fn calls(
             Hook::Rollback => Says::Failed { revision },
             _ => Says::Forward { revision },
         };
-        let mut metadata = BTreeMap::from([("environment".to_owned(), target.environment.to_string())]);
+        let mut metadata = BTreeMap::from([("environment".to_owned(), github::environment(&target.environment))]);
         let told = subject.metadata.iter().filter_map(|(key, text)| Some(((*key).to_owned(), line((*text)?, 1000))));
         metadata.extend(told);
         let mut call = Call::new(Source::Github, target.hook, says, delivery.payload(metadata), about.clone());
