@@ -17,6 +17,9 @@ use crate::domain::summary::State;
 /// Between two attempts at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
+/// The same where the other side wants more.
+const LONGEST_WANTED: Duration = Duration::from_secs(60 * 60);
+
 /// One outcome to tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -42,6 +45,9 @@ pub enum Unsent {
     /// It may later.
     #[error("{0}")]
     Later(String),
+    /// It may when so much time has passed, and must not be tried before.
+    #[error("{0}")]
+    NotBefore(String, Duration),
     /// It never will.
     #[error("{0}")]
     Never(String),
@@ -84,18 +90,18 @@ impl Engine {
                 Some(reporter) => reporter.report(report.clone()).await,
                 None => Err(Unsent::Never(format!("nothing is set up to tell {source} of outcomes"))),
             };
-            match told {
+            let (why, wait) = match told {
                 Ok(()) => break None,
                 Err(Unsent::Never(why)) => {
                     tracing::warn!(%deployment, %source, why, "an outcome can't be told");
                     break Some(why);
                 }
-                Err(Unsent::Later(why)) => {
-                    tracing::warn!(%deployment, %source, why, again_in = ?pause, "an outcome was not told yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
+                Err(Unsent::Later(why)) => (why, pause),
+                Err(Unsent::NotBefore(why, wanted)) => (why, wanted.clamp(pause, LONGEST_WANTED)),
+            };
+            tracing::warn!(%deployment, %source, why, again_in = ?wait, "an outcome was not told yet");
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         };
         self.insist(id, Command::Reported { deployment, report: number, problem }, None, Vec::new()).await;
         self.0.telling().remove(&(deployment, number));

@@ -76,8 +76,11 @@ impl Api {
         if !same {
             return Err(never(&format!("is not at sources.github.api.url, {}", self.base)));
         }
-        let wanted = self.path(&["repos"], repository, &["actions", "runs", ""])?;
-        let inside = url.path().to_ascii_lowercase().starts_with(&wanted.path().to_ascii_lowercase());
+        let wanted = self.path(&["repos"], repository, &["actions", "runs", ""])?.path().to_ascii_lowercase();
+        let path = url.path().to_ascii_lowercase();
+        // The whole of it: there are other things that can be done to a run.
+        let run = path.strip_prefix(&wanted).and_then(|rest| rest.strip_suffix("/deployment_protection_rule"));
+        let inside = run.is_some_and(|run| !run.is_empty() && run.bytes().all(|byte| byte.is_ascii_digit()));
         if !inside || url.query().is_some() || !url.username().is_empty() || url.password().is_some() {
             return Err(never(&format!("is no protection rule of {repository}")));
         }
@@ -105,17 +108,14 @@ impl Api {
                 (app.token(self, installation).await?, Some(installation))
             }
         };
-        match self.ask(method, url, authorization, body).await {
-            Err(Refused { status: Some(StatusCode::UNAUTHORIZED), unsent }) => {
-                if let (Who::App(app), Some(installation)) = (&self.who, installation) {
-                    // Taken back before its time: the next attempt gets another.
-                    app.forget(installation);
-                    return Err(Unsent::Later(unsent.to_string()));
-                }
-                Err(unsent)
-            }
-            answer => answer.map_err(|refused| refused.unsent),
+        let answer = self.ask(method, url, authorization, body).await;
+        if let (Err(Refused { status: Some(StatusCode::UNAUTHORIZED), .. }), Who::App(app), Some(installation)) =
+            (&answer, &self.who, installation)
+        {
+            // Taken back before its time: the next attempt gets another.
+            app.forget(installation);
         }
+        answer.map_err(|refused| refused.unsent)
     }
 
     /// Sends a request with a credential of one's own.
@@ -127,6 +127,7 @@ impl Api {
         body: Option<&Value>,
     ) -> Result<Vec<u8>, Refused> {
         let what = format!("{method} {}", url.path());
+        let reads = method == Method::GET;
         let mut request = self
             .http
             .request(method, url)
@@ -146,6 +147,10 @@ impl Api {
         while let Some(chunk) = response.chunk().await.map_err(lost)? {
             answer.extend_from_slice(&chunk);
             if answer.len() > LONGEST_ANSWER {
+                // What was written is written, and what was refused is refused, whatever is said about it.
+                if !(reads && status.is_success()) {
+                    break;
+                }
                 let why = format!("{what}: the answer is longer than {LONGEST_ANSWER} bytes");
                 return Err(Refused { status: Some(status), unsent: Unsent::Never(why) });
             }
@@ -154,7 +159,11 @@ impl Api {
             return Ok(answer);
         }
         let why = format!("{what}: GitHub answered {status}{}", said(&answer));
-        let unsent = if passes(status, &headers, &answer) { Unsent::Later(why) } else { Unsent::Never(why) };
+        let unsent = match (passes(status, &headers, &answer), retry_after(&headers)) {
+            (false, _) => Unsent::Never(why),
+            (true, None) => Unsent::Later(why),
+            (true, Some(wanted)) => Unsent::NotBefore(why, wanted),
+        };
         Err(Refused { status: Some(status), unsent })
     }
 
@@ -213,9 +222,17 @@ fn passes(status: StatusCode, headers: &HeaderMap, answer: &[u8]) -> bool {
     };
     match status {
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => true,
+        // An expired token is exchanged, a clock set right: what a job waits for must not be lost over that.
+        StatusCode::UNAUTHORIZED => true,
         StatusCode::FORBIDDEN => limited(),
         _ => status.is_server_error(),
     }
+}
+
+/// How long GitHub wants to be left alone: who asks before may be shut out.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// What GitHub's answer says, in one line.
@@ -270,6 +287,10 @@ mod tests {
             format!("https://api.github.com{}", callback.replace("octo", "other")),
             format!("https://api.github.com{callback}?to=elsewhere"),
             "https://api.github.com/repos/octo/app/actions/runs/../../../other/x".to_owned(),
+            "https://api.github.com/repos/octo/app/actions/runs/7/cancel".to_owned(),
+            "https://api.github.com/repos/octo/app/actions/runs/7/../8/rerun".to_owned(),
+            "https://api.github.com/repos/octo/app/actions/runs/..%2F..%2Fx/deployment_protection_rule".to_owned(),
+            "https://api.github.com/repos/octo/app/actions/runs//deployment_protection_rule".to_owned(),
             "https://api.github.com/user".to_owned(),
             "not a url".to_owned(),
             String::new(),
@@ -295,16 +316,25 @@ mod tests {
             HeaderMap::from_iter([(http::HeaderName::from_static(name), HeaderValue::from_static(value))])
         };
         let none = HeaderMap::new();
-        for status in [429, 500, 502, 503, 504, 408] {
+        for status in [401, 408, 429, 500, 502, 503, 504] {
             assert!(passes(StatusCode::from_u16(status).unwrap(), &none, b""), "{status}");
         }
-        for status in [301, 307, 400, 401, 403, 404, 410, 422] {
+        for status in [301, 307, 400, 403, 404, 410, 422] {
             assert!(!passes(StatusCode::from_u16(status).unwrap(), &none, b""), "{status}");
         }
         assert!(passes(StatusCode::FORBIDDEN, &with("x-ratelimit-remaining", "0"), b""));
         assert!(!passes(StatusCode::FORBIDDEN, &with("x-ratelimit-remaining", "12"), b""));
         assert!(passes(StatusCode::FORBIDDEN, &with("retry-after", "60"), b""));
         assert!(passes(StatusCode::FORBIDDEN, &none, b"You have exceeded a secondary rate limit."));
+    }
+
+    #[test]
+    fn github_says_how_long_to_wait() {
+        let of = |text: &'static str| HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
+        assert_eq!(retry_after(&of("60")), Some(Duration::from_secs(60)));
+        for none in [of("soon"), of("-1"), HeaderMap::new()] {
+            assert_eq!(retry_after(&none), None);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use reqwest::Method;
 use rustls::SignatureScheme;
@@ -116,7 +116,12 @@ impl Installations {
             return Ok(token.clone());
         }
         let url = api.plain(&["app", "installations", &installation.to_string(), "access_tokens"]);
-        let answer = api.ask(Method::POST, url, self.signed()?, None).await?;
+        let answer = api.ask(Method::POST, url, self.signed()?, None).await.inspect_err(|refused| {
+            if refused.status == Some(StatusCode::NOT_FOUND) {
+                // Taken away; it may be installed anew, and that one has another id.
+                lock(&self.found).retain(|_, found| *found != installation);
+            }
+        })?;
         // Not the parser's own words: they may repeat what it read.
         let Token { token, expires_at } = serde_json::from_slice(&answer)
             .map_err(|_| Unsent::Later("GitHub's installation token is not understood".to_owned()))?;

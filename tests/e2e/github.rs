@@ -353,3 +353,58 @@ async fn a_form_runs_as_well_and_a_wrong_secret_runs_nothing() {
     let ping = deliver(&client, "ping", "d-2", &json!({"zen": "Keep it logically awesome."})).await.expect(200);
     assert!(ping.json()["ignored"].is_string());
 }
+
+#[tokio::test]
+async fn what_is_told_of_one_deployment_arrives_in_its_order() {
+    let api = Api::start().await;
+    let mut pipeline = pipeline();
+    pipeline["spec"]["onFailure"] = json!("rollback");
+    let world = reporting(&pipeline, &api).started().await;
+    let client = world.client();
+    world.fail("smoke");
+    // The first word is not taken, and the next is known before it is said again.
+    let tired = || Mood::Status(502, json!({"message": "Bad gateway"}));
+    api.moods([tired(), tired()]);
+    let id = deliver(&client, "deployment", "d-1", &deployment(42, "abc")).await.expect(202).deployment();
+    api.posts(STATUSES, 1).await;
+    deliver(&client, "deployment_status", "d-2", &status(42, "abc", "in_progress")).await.expect(202);
+    world.reaches(&id, "RolledBack").await;
+    told_times(&client, &id, 2).await;
+    let states: Vec<_> = api.posted(STATUSES).iter().map(|posted| posted.body["state"].clone()).collect();
+    assert_eq!(states, ["in_progress", "in_progress", "in_progress", "failure"]);
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_tried_again_and_a_refused_answer_when_the_delivery_comes_again() {
+    let api = Api::start().await;
+    let world = reporting(&pipeline(), &api).started().await;
+    let client = world.client();
+    api.moods([
+        Mood::Status(401, json!({"message": "Bad credentials"})),
+        Mood::Status(403, json!({"message": "Resource not accessible by integration"})),
+    ]);
+    let payload = protection_rule(&api.url, 42, "abc");
+    let id = deliver(&client, "deployment_protection_rule", "d-1", &payload).await.expect(202).deployment();
+    let told = told_times(&client, &id, 1).await;
+    assert!(told[0]["problem"].as_str().unwrap().contains("403"), "{told:?}");
+    assert_eq!(api.posted(CALLBACK).len(), 2);
+    // The app was given the permission.
+    deliver(&client, "deployment_protection_rule", "d-1", &payload).await.expect(200);
+    let told = told_times(&client, &id, 2).await;
+    assert!(told[1]["problem"].is_null(), "{told:?}");
+    assert_eq!(api.posted(CALLBACK)[2].body["state"], "approved");
+    deliver(&client, "deployment_protection_rule", "d-1", &payload).await.expect(200);
+    assert_eq!((world.starts().len(), api.posted(CALLBACK).len()), (1, 3));
+}
+
+#[tokio::test]
+async fn an_endless_complaint_is_tried_again_and_a_wish_to_be_left_alone_is_kept() {
+    let api = Api::start().await;
+    let world = reporting(&pipeline(), &api).started().await;
+    let endless = json!({"message": "x".repeat(2 << 20)});
+    api.moods([Mood::Status(502, endless), Mood::Busy(120)]);
+    let payload = protection_rule(&api.url, 42, "abc");
+    deliver(&world.client(), "deployment_protection_rule", "d-1", &payload).await.expect(202);
+    let waits = world.server().logged("429 Too Many Requests").await;
+    assert!(waits.contains("again_in") && waits.contains("120s"), "{waits}");
+}

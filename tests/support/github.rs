@@ -83,6 +83,8 @@ pub struct Asked {
 pub enum Mood {
     /// With this.
     Status(u16, Value),
+    /// It wants to be left alone for so many seconds.
+    Busy(u64),
     /// It hangs up.
     HangUp,
     /// Not at all: the connection stays open.
@@ -167,7 +169,12 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
     while let Some((asked, path)) = request(&mut stream).await {
         let mood = if asked.method == "POST" { inner.moods.lock().unwrap().pop_front() } else { None };
         inner.asked.send_modify(|all| all.push(asked.clone()));
+        let mut more = String::new();
         let (status, body) = match mood {
+            Some(Mood::Busy(seconds)) => {
+                more = format!("retry-after: {seconds}\r\n");
+                (429, Value::Null)
+            }
             Some(Mood::HangUp) => return,
             Some(Mood::Silence) => return std::future::pending().await,
             Some(Mood::Status(status, body)) => (status, body),
@@ -185,8 +192,9 @@ async fn serve(mut stream: TcpStream, inner: Arc<Inner>) {
             None => (204, Value::Null),
         };
         let body = if body.is_null() { String::new() } else { body.to_string() };
+        let length = body.len();
         let head =
-            format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+            format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{more}content-length: {length}\r\n\r\n");
         if stream.write_all(format!("{head}{body}").as_bytes()).await.is_err() {
             return;
         }
