@@ -118,6 +118,62 @@ fn a_sync_that_is_tried_again_within_its_operation_begins_anew() {
 }
 
 #[test]
+fn a_sync_whose_end_was_rejected_is_tried_again_from_there() {
+    let mut world = world();
+    synced(&mut world, FIRST);
+    job(&mut world, FIRST, "post-rollout");
+    world.fails("smoke");
+    let id = world.id();
+    // SyncFail undoes nothing then, and Argo CD begins again with PreSync.
+    for hook in ["rollback", "pre-rollout", "rollout"] {
+        let reply = job(&mut world, FIRST, hook);
+        assert_eq!(world.verdict(&reply), Verdict::Approved, "{hook}");
+        world.runs_nothing();
+    }
+    let reply = job(&mut world, FIRST, "post-rollout");
+    assert_eq!(world.all_succeed(), ["smoke"]);
+    assert_eq!(world.verdict(&reply), Verdict::Approved);
+    told(&mut world, FIRST, "on-deployed");
+    world.runs_nothing();
+    assert_eq!((world.id(), world.state()), (id, State::Succeeded));
+}
+
+/// A call of a Job that does not know the operation.
+fn nameless(world: &mut World, hook: &str) -> Reply {
+    world.sent(Some(hook), &body(&json!({})))
+}
+
+#[test]
+fn an_end_that_jobs_told_without_the_operation_is_told_by_no_notification_again() {
+    let mut world = world();
+    nameless(&mut world, "pre-rollout");
+    world.all_succeed();
+    nameless(&mut world, "post-rollout");
+    assert_eq!(world.all_succeed(), ["smoke"]);
+    let first = world.id();
+    told(&mut world, FIRST, "on-deployed");
+    world.runs_nothing();
+    assert_eq!((world.id(), world.state()), (first, State::Succeeded));
+    // Of an operation without hooks it is the only word, and a rollout of its own.
+    told(&mut world, SECOND, "on-deployed");
+    assert_eq!(world.all_succeed(), ["smoke"]);
+    assert_ne!(world.id(), first);
+
+    nameless(&mut world, "pre-rollout");
+    world.all_succeed();
+    nameless(&mut world, "rollback");
+    assert_eq!(world.all_succeed(), ["migrate", "tell"]);
+    let third = world.id();
+    told(&mut world, "2026-01-01T12:00:00Z", "on-sync-failed");
+    world.runs_nothing();
+    assert_eq!((world.id(), world.state()), (third, State::RolledBack));
+    // The next one fails before any hook.
+    told(&mut world, "2026-01-01T13:00:00Z", "on-sync-failed");
+    assert_eq!(world.all_succeed(), ["tell"]);
+    assert_ne!(world.id(), third);
+}
+
+#[test]
 fn a_gate_that_failed_may_be_asked_again() {
     let mut world = world();
     let reply = job(&mut world, FIRST, "pre-rollout");

@@ -167,6 +167,9 @@ impl Turn<'_> {
     /// is not known, or begins again.
     pub(super) fn of_rollout(&mut self, call: &Call) -> Option<Reply> {
         let rollout = call.rollout.as_ref()?;
+        if let Some(id) = self.ended_unnamed(call) {
+            self.emit(id, Event::RolloutNamed { rollout: rollout.clone() });
+        }
         let known = self.stream.deployments.iter().rev().find(|d| d.rollout.as_ref() == Some(rollout))?;
         let id = known.id;
         // GitHub gives each attempt an id of its own. Argo CD's operation tries again under the same one, and what was
@@ -233,6 +236,26 @@ impl Turn<'_> {
             | Says::LoadGate { .. }
             | Says::Task(_) => None,
         }
+    }
+
+    /// The newest deployment, where it ended as the call tells, and no call has named its rollout: who asked did not know
+    /// the name that who tells knows. It is no rollout of its own, whose stages would run again.
+    fn ended_unnamed(&self, call: &Call) -> Option<DeploymentId> {
+        let current = self.current().filter(|d| call.unattended && d.rollout.is_none())?;
+        let end = current.end();
+        let (same, revision) = match &call.says {
+            Says::Succeeded { revision } => {
+                (end.map_or(current.promoted && !current.is_rolling_back(), is_success), revision)
+            }
+            Says::Failed { revision } => {
+                let rejected = end.is_some_and(|end| end.reason == Some(Reason::PostRolloutFailed));
+                (rejected || was_replayed(current), revision)
+            }
+            _ => return None,
+        };
+        let named = self.stream.deployments.iter().any(|d| d.rollout == call.rollout);
+        let other = revision.is_some() && current.revision.is_some() && current.revision != *revision;
+        (same && !named && !other && !current.undone).then_some(current.id)
     }
 
     fn learn(&mut self, id: DeploymentId, revision: Option<&Revision>) {
