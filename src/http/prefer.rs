@@ -64,11 +64,12 @@ impl Prefer {
     }
 }
 
-/// The preferences of one line: commas separate them, except within quotes.
+/// The preferences of one line: commas separate them, except within quotes. A quote within them is written `\"`.
 fn split(line: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
+    let (mut quoted, mut escaped) = (false, false);
     line.split(move |c| {
-        quoted ^= c == '"';
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
         c == ',' && !quoted
     })
 }
@@ -100,6 +101,9 @@ mod tests {
             (&["handling=lenient, wait=100, respond-async"], (true, Some(100))),
             (&["foo; bar=\"a, respond-async\", wait=3; x"], (false, Some(3))),
             (&["wait=7", "respond-async"], (true, Some(7))),
+            (&[r#"foo="\"", respond-async"#], (true, None)),
+            (&[r#"foo="\\", respond-async"#], (true, None)),
+            (&[r#"foo="\", respond-async, ", wait=3"#], (false, Some(3))),
             (&["wait=1, wait=2"], (false, Some(1))),
             (&["respond-async=\"\""], (true, None)),
             (&["wait, wait=x"], (false, None)),
