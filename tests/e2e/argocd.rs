@@ -50,13 +50,15 @@ fn jobs() -> Vec<(String, String, String)> {
 
 /// Runs the Job of a phase as Argo CD would name it.
 async fn run(world: &World, phase: &str, operation: &str) -> Output {
+    run_as(world, phase, &|name| format!("{name}8f2c1d3-{}-{operation}", phase.to_lowercase())).await
+}
+
+/// Runs the Job of a phase under a name that is made of its own.
+async fn run_as(world: &World, phase: &str, named: &dyn Fn(&str) -> String) -> Output {
     let (_, name, script) = jobs().into_iter().find(|(of, ..)| of == phase).unwrap();
     let script = script.replace("http://stagehook.stagehook", &format!("http://{}", world.server().address));
     let mut command = tokio::process::Command::new("/bin/sh");
-    command
-        .args(["-c", &script])
-        .env("JOB", format!("{name}8f2c1d3-{}-{operation}", phase.to_lowercase()))
-        .env("TOKEN", "secret");
+    command.args(["-c", &script]).env("JOB", named(&name)).env("TOKEN", "secret");
     command.output().await.unwrap()
 }
 
@@ -88,6 +90,29 @@ async fn the_jobs_of_the_example_gate_a_sync_and_have_it_undone() {
     }
     let all = client.deployments().await;
     assert_eq!((all.len(), &all[1]["state"]), (2, &json!("Succeeded")));
+    world.verify();
+}
+
+/// Kustomize takes no `generateName`, so that the names of such Jobs are always the same.
+#[tokio::test]
+async fn jobs_with_a_name_of_their_own_mean_the_deployment_in_progress() {
+    let world = world("1m").await;
+    let named = |name: &str| name.trim_end_matches('-').to_owned();
+    for undone in [true, false, false] {
+        let phases: &[&str] = if undone { &["PreSync", "Sync", "SyncFail"] } else { &["PreSync", "Sync", "PostSync"] };
+        for phase in phases {
+            let output = run_as(&world, phase, &named).await;
+            assert_eq!(output.status.code(), Some(0), "{phase}: {output:?}");
+        }
+    }
+    let first = ["migrate", "warm", "undo.migrate", "undo.warm", "undo.tell"];
+    let further = ["migrate", "warm", "smoke"];
+    assert_eq!(world.starts(), [first.as_slice(), &further, &further].concat());
+    let client = world.client();
+    client.post("/hooks/argocd/post-rollout", &told("on-deployed")).await.expect(200);
+    let all = client.deployments().await;
+    let states: Vec<_> = all.iter().map(|deployment| deployment["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["RolledBack", "Succeeded", "Succeeded"]);
     world.verify();
 }
 

@@ -165,6 +165,26 @@ fn argocds_jobs_wait_as_long_as_the_stages_take() {
     assert!(command(&short[0]).contains("'http://stagehook.stagehook/hooks/argocd/pre-rollout?wait=50s'"));
 }
 
+/// The conditions of the example are those that are printed, so that what is said of one holds for both.
+#[test]
+fn argocds_triggers_are_those_of_the_example() {
+    let of_map = |text: &str| -> Vec<Value> {
+        let maps = documents(text).into_iter().filter(|object| object["kind"] == "ConfigMap");
+        let triggers = maps.map(|map| map["data"]["trigger.stagehook"].as_str().unwrap().to_owned());
+        let [triggers] = triggers.collect::<Vec<_>>().try_into().unwrap();
+        let [conditions] = documents(&triggers).try_into().unwrap();
+        conditions.as_array().unwrap().clone()
+    };
+    let example = of_map(include_str!("../../examples/argocd/notifications.yaml"));
+    let printed = of_map(&shop(&[stage("a", "rollout", "5m", true)]).text("argocd", &[]));
+    assert_eq!(example, printed);
+    let sent: Vec<_> = example.iter().map(|condition| condition["send"][0].as_str().unwrap()).collect();
+    // on-sync-running would run the stages of rollout beside PreSync.
+    assert_eq!(sent, ["stagehook-sync-failed", "stagehook-deployed", "stagehook-health-degraded"]);
+    // The health right after a sync may be that of what ran before.
+    assert!(example[1]["when"].as_str().unwrap().contains("operationState.finishedAt)).Minutes() >= 1"));
+}
+
 /// What stands in a ConfigMap is YAML again, and the body of a template JSON once its placeholders are filled in.
 #[test]
 fn the_notifications_are_sound_inside() {

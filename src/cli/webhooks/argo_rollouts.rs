@@ -72,7 +72,7 @@ fn template(out: &mut String, wiring: &Wiring<'_>, asked: &[(Hook, &str)]) {
 # While the scripts run the answer is 503, which counts as an error and is asked again {POLL}s later. So the limit is what
 # the stages of one hook can take, in polls, and {SPARE} more. Keep both conditions: without any, each 200 is a success, a
 # rejection as well. The token is that of sources.argo-rollouts.auth (type bearer):
-#   kubectl -n NAMESPACE create secret generic stagehook --from-file=token=FILE
+#   tr -d '\\n' < FILE | kubectl -n NAMESPACE create secret generic stagehook --from-file=token=/dev/stdin
 apiVersion: argoproj.io/v1alpha1
 kind: AnalysisTemplate
 metadata:

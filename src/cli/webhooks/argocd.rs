@@ -43,9 +43,10 @@ const HEAD: &str = "\
 # PostSync and SyncFail are there in any case: they tell how the sync ended. 200 goes on; 422 fails the sync (curl's exit
 # code 22, which the Job does not try again); 503 means that the scripts still run, and curl asks again and joins them, for
 # as long as the stages of the hook can take. The seconds at the end of a Job's name are when the operation began: Argo CD
-# writes them where there is a generateName. They name the operation.
+# writes them where there is a generateName. They name the operation. Kustomize takes no generateName: with a name the
+# operation is left out, and the deployment in progress is meant.
 # The token is that of sources.argocd.auth (type bearer); the Jobs read it from a Secret in their namespace:
-#   kubectl -n NAMESPACE create secret generic stagehook --from-file=token=FILE
+#   tr -d '\\n' < FILE | kubectl -n NAMESPACE create secret generic stagehook --from-file=token=/dev/stdin
 ";
 
 fn job(out: &mut String, wiring: &Wiring<'_>, hook: Hook, phase: &str, busy: Duration) {
@@ -85,6 +86,7 @@ spec:
           args:
             - |
               operation=${{JOB##*-}}
+              case $operation in *[!0-9]*) operation= ;; esac
               exec curl --silent --show-error --fail-with-body --max-time {ONE_REQUEST} \\
                 --retry 100000 --retry-delay 5 --retry-max-time {retry} --retry-connrefused \\
                 --header \"Authorization: Bearer $TOKEN\" \\
@@ -105,6 +107,13 @@ fn names(place: &Place) -> String {
 }
 
 const OPERATION: &str = "app.metadata.uid + '/' + app.status.operationState.startedAt";
+
+/// Right after a sync the health may be that of what ran before, so a health that has not changed since the sync began
+/// counts a minute after its end. Not every version of Argo CD says when it changed.
+const HEALTHY: &str = " and app.status.health.status == 'Healthy' \
+    and (time.Now().Sub(time.Parse(app.status.operationState.finishedAt)).Minutes() >= 1 \
+    or app.status.health.lastTransitionTime != nil \
+    and !time.Parse(app.status.health.lastTransitionTime).Before(time.Parse(app.status.operationState.startedAt)))";
 
 /// What was degraded before the sync has ended is not told: the sync may be the remedy.
 const DEGRADED: &str = " and app.status.health.status == 'Degraded' \
@@ -146,7 +155,7 @@ data:
     );
     for (phases, health, send) in [
         ("'Error', 'Failed'", "", "stagehook-sync-failed"),
-        ("'Succeeded'", " and app.status.health.status == 'Healthy'", "stagehook-deployed"),
+        ("'Succeeded'", HEALTHY, "stagehook-deployed"),
         ("'Succeeded'", DEGRADED, "stagehook-health-degraded"),
     ] {
         let _ = write!(

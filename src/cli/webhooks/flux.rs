@@ -15,7 +15,7 @@ pub(super) fn written(wiring: &Wiring<'_>) -> String {
 # Every call is answered at once (202), and the stages run after it: there is no timeout to set. Flux asks no gate, so
 # that stages run on rollout, post-rollout and rollback only; one on another hook is skipped, with a warning.
 # The Secret holds the key of sources.flux.auth (type hmac-sha256):
-#   kubectl -n NAMESPACE create secret generic stagehook --from-file=token=FILE
+#   tr -d '\\n' < FILE | kubectl -n NAMESPACE create secret generic stagehook --from-file=token=/dev/stdin
 apiVersion: notification.toolkit.fluxcd.io/v1beta3
 kind: Provider
 metadata:
