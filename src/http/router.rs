@@ -66,15 +66,17 @@ async fn wrong_method(uri: Uri) -> Problem {
 /// A web page that somebody on this machine looks at could otherwise call what is open on loopback. No delivery tool
 /// sends `Origin`; a page of our own sends the one that it came from.
 async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
-    let open = state.loopback && state.access().api_tokens.is_empty();
-    if is_foreign(request.headers(), open) {
-        let detail = "this request comes from a web page of another origin, and those are not served";
-        return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign origin").into_response();
-    }
     let path = request.uri().path();
     // Read only: with any other method it is the load tester's, whose callers send no `Origin` either.
     let is_page = path == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
-    if open && (is_page || path.starts_with("/api/")) && !is_for_loopback(request.headers()) {
+    let is_ours = is_page || path.starts_with("/api/");
+    let open = state.loopback && state.access().api_tokens.is_empty();
+    // A page of ours calls the API alone. What is a source's may be open although the API is not.
+    if is_foreign(request.headers(), open || !is_ours) {
+        let detail = "this request comes from a web page of another origin, and those are not served";
+        return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign origin").into_response();
+    }
+    if open && is_ours && !is_for_loopback(request.headers()) {
         let detail = "without `api.tokens` this is open to this machine alone, and only by the names 127.0.0.1, [::1] and \
                       localhost; ask by one of them, or configure a token";
         return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign host").into_response();
@@ -82,7 +84,7 @@ async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, ne
     next.run(request).await
 }
 
-/// Where nothing but the loopback address protects us (`open`), the origin's own name must be one of loopback as well:
+/// Where nothing but the address may protect us (`open`), the origin's own name must be one of loopback as well:
 /// a foreign name can be made to resolve to it.
 fn is_foreign(headers: &HeaderMap, open: bool) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return false };
@@ -127,8 +129,8 @@ fn source_of(method: &Method, path: &str) -> &'static str {
         (Some("hooks"), Some(name)) => name.parse::<Source>().map_or("-", Source::as_str),
         (Some("api"), _) => "api",
         (Some("gate" | "rollback"), _) => Source::Loadtester.as_str(),
-        // `GET /` is the dashboard's.
-        (Some(""), None) if method != Method::GET => Source::Loadtester.as_str(),
+        // To read `/` is the dashboard's.
+        (Some(""), None) if !matches!(*method, Method::GET | Method::HEAD) => Source::Loadtester.as_str(),
         _ => "-",
     }
 }
@@ -179,5 +181,6 @@ mod tests {
         assert_eq!(source_of(&Method::POST, "/gate/open"), "loadtester");
         assert_eq!(source_of(&Method::POST, "/"), "loadtester");
         assert_eq!(source_of(&Method::GET, "/"), "-");
+        assert_eq!(source_of(&Method::HEAD, "/"), "-");
     }
 }

@@ -284,6 +284,23 @@ async fn no_web_page_of_another_origin_calls() {
 }
 
 #[tokio::test]
+async fn a_foreign_name_that_resolves_to_us_calls_no_source_though_the_api_has_tokens() {
+    let mut access = Access::default();
+    access.api_tokens.push(ApiToken { name: "ops".into(), secret: b"right".to_vec(), scope: Scope::Operate });
+    let site = Site::with(Settings { access: access.for_ever(), ..Settings::default() }, true).await;
+    for (path, status) in [
+        ("/hooks/flagger/event", 403),
+        ("/gate/open", 403),
+        ("/", 403),
+        ("/api/v1/deployments/dep_01ARZ3NDEKTSV4RRFFQ69G5FAV/close", 401),
+    ] {
+        let request =
+            Request::post(path).header("host", "evil.example:8080").header("origin", "http://evil.example:8080");
+        assert_eq!(site.send(request.body(BODY.into()).unwrap()).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_foreign_name_that_resolves_to_us_reads_nothing_that_is_open() {
     let site = Site::new().await;
     let ask = async |path: &str, host: &str| {
