@@ -3,7 +3,8 @@
 //! A rule fits a command as a whole, from its first character to its last, never by a beginning: `hey` and what
 //! follows a `;` are one text. What stands in a pattern is compared letter by letter. Its `*` stands for a part of one
 //! word that means nothing to a shell, so that no caller can put a second command, a redirection, an option or another
-//! argument in its place. Without a rule nothing runs.
+//! argument in its place; nor a `/`, unless it is written `**`: in `http://*.test/` that would end the host before
+//! `.test`. Without a rule nothing runs.
 //!
 //! Whether a caller may speak for a namespace at all is decided before, by its credential.
 
@@ -79,10 +80,15 @@ pub struct CommandPattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    /// `begins`: no part of a word stands before it, so what it stands for would be a word of its own.
-    Star {
-        begins: bool,
-    },
+    Star(Star),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Star {
+    /// No part of a word stands before it, so what it stands for would be a word of its own.
+    begins: bool,
+    /// `**`: what it stands for may have a `/`.
+    slashes: bool,
 }
 
 impl CommandPattern {
@@ -100,12 +106,18 @@ impl CommandPattern {
                 '\\' if matches!(chars.peek(), Some('*' | '\\')) => literal.extend(chars.next()),
                 '*' => {
                     let begins = literal.chars().next_back().map_or(parts.is_empty(), |last| !is_plain(last));
+                    if !shell && let Some(before) = opens_a_place(&literal) {
+                        return Err(format!(
+                            "a * right after {before:?} lets the caller choose what runs, or which file or variable is \
+                             meant; write out what comes there, or set `shell: true` to give callers a shell on purpose"
+                        ));
+                    }
                     if !literal.is_empty() {
                         parts.push(Part::Literal(std::mem::take(&mut literal)));
                     }
-                    if !matches!(parts.last(), Some(Part::Star { .. })) {
-                        parts.push(Part::Star { begins });
-                    }
+                    let slashes = chars.next_if_eq(&'*').is_some();
+                    while chars.next_if_eq(&'*').is_some() {}
+                    parts.push(Part::Star(Star { begins, slashes }));
                 }
                 c => literal.push(c),
             }
@@ -136,13 +148,13 @@ impl CommandPattern {
         for part in &self.parts {
             at = match part {
                 Part::Literal(text) => after_literal(bytes, &at, text.as_bytes()),
-                Part::Star { begins } => self.after_star(bytes, &at, *begins),
+                Part::Star(star) => self.after_star(bytes, &at, *star),
             };
         }
         at.last().copied().unwrap_or(false)
     }
 
-    fn after_star(&self, bytes: &[u8], at: &[bool], begins: bool) -> Vec<bool> {
+    fn after_star(&self, bytes: &[u8], at: &[bool], star: Star) -> Vec<bool> {
         let mut within = false;
         let mut next = Vec::with_capacity(at.len());
         for (index, reached) in at.iter().enumerate() {
@@ -152,9 +164,9 @@ impl CommandPattern {
                 // No way up out of a folder that the pattern names.
                 let dot = |index: Option<usize>| index.and_then(|index| bytes.get(index)) == Some(&b'.');
                 let climbs = c == '.' && (dot(index.checked_sub(1)) || dot(index.checked_add(1)));
-                let goes_on = self.shell || is_plain(c) && !climbs;
+                let goes_on = self.shell || is_plain(c) && !climbs && (star.slashes || c != '/');
                 // At the beginning of a word these make it an option, or the content of a file.
-                let starts = goes_on && (self.shell || !begins || !matches!(c, '-' | '+' | '@'));
+                let starts = goes_on && (self.shell || !star.begins || !matches!(c, '-' | '+' | '@'));
                 within && goes_on || *reached && starts
             });
         }
@@ -193,6 +205,14 @@ const fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/' | ':' | '=' | '@' | '%' | '+')
 }
 
+/// The last character of a text that, blanks aside, makes a shell take what follows for a command, a variable or a file.
+fn opens_a_place(text: &str) -> Option<char> {
+    let text = text.trim_end_matches([' ', '\t']);
+    // A line that goes on.
+    let text = text.strip_suffix("\\\n").map_or(text, |text| text.trim_end_matches([' ', '\t']));
+    text.chars().next_back().filter(|c| matches!(c, '\n' | ';' | '&' | '|' | '(' | '`' | '$' | '<' | '>'))
+}
+
 /// Around a command these mean nothing to a shell; a YAML block ends with a newline.
 fn trimmed(text: &str) -> &str {
     text.trim_matches([' ', '\t', '\n'])
@@ -229,11 +249,41 @@ mod tests {
     fn a_star_is_a_part_of_one_word_and_nothing_to_a_shell() {
         let pattern = "hey -z 1m http://*.test:9898/";
         assert!(fits(pattern, "hey -z 1m http://podinfo-canary.test:9898/"));
-        assert!(fits(pattern, "hey -z 1m http://a/b.test:9898/"));
         for injected in [
-            "a;id;", "a&id&", "a|id|", "a$(id)", "a`id`", "a\nid\n", "a id ", "a>x", "a<x", "a'", "a\"", "a\\", "a*",
-            "a?", "a[b]", "a{b,c}", "a~", "a#", "a!", "a^", "a,b", "a(b)", "$HOME", "${IFS}", "a\tb", "a\rb",
-            "a\u{a0}b", "a\u{85}b", "ä", "../../x", "a\u{0}b", "%s$(id)",
+            "a;id;",
+            "a&id&",
+            "a|id|",
+            "a$(id)",
+            "a`id`",
+            "a\nid\n",
+            "a id ",
+            "a>x",
+            "a<x",
+            "a'",
+            "a\"",
+            "a\\",
+            "a*",
+            "a?",
+            "a[b]",
+            "a{b,c}",
+            "a~",
+            "a#",
+            "a!",
+            "a^",
+            "a,b",
+            "a(b)",
+            "$HOME",
+            "${IFS}",
+            "a\tb",
+            "a\rb",
+            "a\u{a0}b",
+            "a\u{85}b",
+            "ä",
+            "../../x",
+            "a\u{0}b",
+            "%s$(id)",
+            "evil.example/",
+            "evil.example:80/x",
         ] {
             let command = format!("hey -z 1m http://{injected}.test:9898/");
             assert!(!fits(pattern, &command), "{command:?}");
@@ -244,8 +294,12 @@ mod tests {
     fn a_star_that_is_a_word_of_its_own_is_no_option() {
         assert!(fits("bats /tests/run *", "bats /tests/run smoke"));
         for option in ["-x", "--formatter=/bin/sh", "+x", "@/etc/passwd", "a b", "../x", "a/../b"] {
-            assert!(!fits("bats /tests/run *", &format!("bats /tests/run {option}")), "{option}");
-            assert!(!fits("bats /tests/run \"*\"", &format!("bats /tests/run \"{option}\"")), "{option}");
+            for stars in ["*", "**"] {
+                let pattern = format!("bats /tests/run {stars}");
+                assert!(!fits(&pattern, &format!("bats /tests/run {option}")), "{option}");
+                let quoted = format!("bats /tests/run \"{stars}\"");
+                assert!(!fits(&quoted, &format!("bats /tests/run \"{option}\"")), "{option}");
+            }
         }
         // After a part of a word it is none anyway.
         assert!(fits("test run podinfo*", "test run podinfo-1"));
@@ -262,6 +316,9 @@ mod tests {
         assert!(fits("a *b*c", "a xbybc"));
         assert!(!fits("a *b*c", "a xbyb"));
         assert!(fits("echo **", "echo x"));
+        assert!(fits("hey http://a.test/**?x=*", "hey http://a.test/b/c?x=1"));
+        assert!(!fits("hey http://a.test/*", "hey http://a.test/b/c"));
+        assert!(fits("echo ***", "echo x/y"));
         assert!(fits("echo \\*", "echo *"));
         assert!(!fits("echo \\*", "echo x"));
         assert!(fits("echo \\\\", "echo \\"));
@@ -284,6 +341,24 @@ mod tests {
             let why = CommandPattern::new(pattern, false).unwrap_err();
             assert!(why.contains("first word") && why.contains("shell: true"), "{pattern}: {why}");
         }
+        for pattern in [
+            "true; *",
+            "true;*",
+            "true &&\n*",
+            "true\n  *",
+            "true; \\\n *",
+            "true || *",
+            "echo $(*)",
+            "echo `*`",
+            "echo $*",
+            "cat <*",
+            "true > *",
+        ] {
+            let why = CommandPattern::new(pattern, false).unwrap_err();
+            assert!(why.contains("right after") && why.contains("shell: true"), "{pattern}: {why}");
+            assert!(CommandPattern::new(pattern, true).is_ok(), "{pattern}");
+        }
+        assert!(fits("bats \\\n  *", "bats \\\n  smoke"));
         assert!(CommandPattern::new(" ", false).is_err());
     }
 
