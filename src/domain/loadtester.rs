@@ -158,8 +158,15 @@ pub struct Task {
 }
 
 impl Task {
-    /// A command of this kind, to be run in a directory and for so long. None where it is blank.
-    pub fn new(kind: TaskKind, command: &str, directory: &str, timeout: Span) -> Option<Self> {
+    /// A command of this kind, to be run in a directory and for so long. None where it is blank. `beside` is what of
+    /// the call its script sees, too: the same text that is told something else is another command.
+    pub fn new<'a>(
+        kind: TaskKind,
+        command: &str,
+        beside: impl Iterator<Item = (&'a str, &'a str)>,
+        directory: &str,
+        timeout: Span,
+    ) -> Option<Self> {
         let (shell, text) = kind.argv(command).filter(|_| !command.trim().is_empty())?;
         let script = Script {
             shell,
@@ -182,7 +189,10 @@ impl Task {
             on_failure: OnFailure::Wait,
             stages: vec![stage],
         };
-        let hash = hex::encode(Sha256::digest(format!("{kind}\0{command}")));
+        let mut identity = format!("{kind}\0{command}");
+        // No payload has a NUL.
+        beside.for_each(|(key, value)| identity.extend(["\0", key, "\0", value]));
+        let hash = hex::encode(Sha256::digest(identity));
         // Half of it is enough for no two commands to be taken for one another.
         let revision = Revision::new(format!("{kind}:{}", hash.get(..32)?)).ok()?;
         Some(Self { revision, hash: pipeline.pinned().0, pipeline: Arc::new(pipeline), held: kind.is_held() })
@@ -204,7 +214,7 @@ mod tests {
     use super::*;
 
     fn task(kind: TaskKind, command: &str) -> Option<Task> {
-        Task::new(kind, command, "/", Span::from_secs(60))
+        Task::new(kind, command, std::iter::empty(), "/", Span::from_secs(60))
     }
 
     fn argv(kind: TaskKind, command: &str) -> Vec<String> {
@@ -233,6 +243,14 @@ mod tests {
         assert_ne!(revision(TaskKind::Cmd, "true"), revision(TaskKind::Bash, "true"));
         assert_ne!(revision(TaskKind::Cmd, "true"), revision(TaskKind::Cmd, "true "));
         assert!(revision(TaskKind::Cmd, "true").as_str().starts_with("cmd:"));
+        let told = |beside: &[(&str, &str)]| {
+            let task = Task::new(TaskKind::Cmd, "true", beside.iter().copied(), "/", Span::from_secs(60));
+            task.unwrap().revision
+        };
+        assert_eq!(told(&[]), revision(TaskKind::Cmd, "true"));
+        assert_eq!(told(&[("a", "x")]), told(&[("a", "x")]));
+        assert_ne!(told(&[("a", "x")]), told(&[("a", "y")]));
+        assert_ne!(told(&[("a", "x")]), told(&[("ax", "")]));
         let task = task(TaskKind::Cmd, "true").unwrap();
         assert_eq!(task.pipeline.pinned().0, task.hash);
     }

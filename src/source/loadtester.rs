@@ -49,6 +49,9 @@ pub const ROUTES: [(&str, &str, Route); 9] = [
     ("/", "command", Route::Command),
 ];
 
+/// Metadata that says what runs, for whom, and what becomes of its output. All other is the script's.
+const OWN: [&str; 5] = ["type", "cmd", "cluster", "logCmdOutput", "returnCmdOutput"];
+
 /// What commands are run with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commands {
@@ -132,7 +135,8 @@ impl Told {
             return Err(Refused::Words(format!("unknown task type {}", line(kind, 200)).into()));
         };
         let command = body.metadata("cmd").unwrap_or_default().to_owned();
-        let Some(task) = Task::new(kind, &command, &commands.directory, commands.timeout) else {
+        let beside = body.all_metadata().filter(|(key, _)| !OWN.contains(key));
+        let Some(task) = Task::new(kind, &command, beside, &commands.directory, commands.timeout) else {
             return Err(Refused::Words("cmd not found in metadata".into()));
         };
         let namespace = &application.namespace;
@@ -255,6 +259,21 @@ mod tests {
         assert_eq!(asked, Asked { command: "hey http://podinfo/".into(), held: false, wants_output: true });
         let Says::Task(task) = &parsed.call.says else { panic!("{:?}", parsed.call.says) };
         assert!(!task.held);
+    }
+
+    #[test]
+    fn what_a_command_is_told_makes_it_another_one() {
+        let revision = |metadata: &str| {
+            let (parsed, _) = asked(&with(&format!(r#"{{"cmd": "hey http://podinfo/"{metadata}}}"#))).unwrap();
+            let Says::Task(task) = parsed.call.says else { panic!("it is no command") };
+            task.revision
+        };
+        let plain = revision("");
+        for same in [r#", "type": "cmd""#, r#", "logCmdOutput": "true""#, r#", "returnCmdOutput": true"#] {
+            assert_eq!(revision(same), plain, "{same}");
+        }
+        assert_ne!(revision(r#", "target": "a""#), plain);
+        assert_ne!(revision(r#", "target": "a""#), revision(r#", "target": "b""#));
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn gate(world: &mut World, gate: Gate, set: Option<bool>) -> bool {
 }
 
 fn task(kind: TaskKind, command: &str) -> Task {
-    let task = Task::new(kind, command, "/", Span::from_secs(3600)).unwrap();
+    let task = Task::new(kind, command, std::iter::empty(), "/", Span::from_secs(3600)).unwrap();
     assert_eq!(task.held, kind != TaskKind::Cmd);
     task
 }
