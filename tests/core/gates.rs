@@ -2,6 +2,7 @@
 
 use stagehook::domain::call::{Action, Command, Operation, Reply, Says, Verdict};
 use stagehook::domain::hook::Hook;
+use stagehook::domain::names::Source;
 use stagehook::domain::pipeline::{OnFailure, Pipeline, Repeat};
 use stagehook::domain::record::{Event, Outcome, Reason};
 use stagehook::domain::summary::State;
@@ -34,6 +35,11 @@ fn without_a_pipeline_and_a_deployment_it_is_unknown() {
     world.pipeline = None;
     assert!(matches!(gate(&mut world), Reply::Unknown { .. }));
     assert_eq!(world.facts, []);
+    let mut world = World::new(Source::Github, two(Repeat::RetryFailed));
+    world.pipeline = None;
+    let Reply::Unknown { message } = gate(&mut world) else { panic!("it is known") };
+    // What `plan` shows without it is Flagger's.
+    assert!(message.contains("--source github` shows what is selected"), "{message}");
 }
 
 #[test]

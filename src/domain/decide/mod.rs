@@ -185,7 +185,7 @@ impl Turn<'_> {
         Reply::Unknown {
             message: format!(
                 "no pipeline selects {application} for {source}, and {open}; add a pipeline whose selector matches it \
-                 (`stagehook plan {application}` shows what is selected)",
+                 (`stagehook plan {application} --source {source}` shows what is selected)",
                 application = self.stream.id.application,
                 source = self.stream.id.source,
             ),
