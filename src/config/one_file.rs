@@ -5,12 +5,13 @@
 
 use std::path::Path;
 
+use crate::domain::github::Rules;
 use crate::domain::names::Application;
 use crate::domain::pipeline::Pipeline;
 
 use super::catalog::{check_names, check_ties};
 use super::diagnostic::{Diagnostic, Severity};
-use super::pipeline::{self, Defaults};
+use super::pipeline::{self, Defaults, Loaded};
 use super::selector::Selector;
 
 /// A pipeline, and what its selector says without any application at hand.
@@ -18,6 +19,8 @@ use super::selector::Selector;
 pub struct Described {
     /// The pipeline.
     pub pipeline: Pipeline,
+    /// Which events of GitHub are calls.
+    pub github: Rules,
     selector: Selector,
 }
 
@@ -57,8 +60,8 @@ pub fn load(path: &Path, defaults: &Defaults) -> Result<(Vec<Described>, Vec<Dia
     if faults.iter().any(|fault| fault.severity == Severity::Error) {
         return Err(faults);
     }
-    let described = loaded.into_iter().map(|loaded| Described { pipeline: loaded.pipeline, selector: loaded.selector });
-    Ok((described.collect(), faults))
+    let described = |Loaded { pipeline, github, selector, .. }: Loaded| Described { pipeline, github, selector };
+    Ok((loaded.into_iter().map(described).collect(), faults))
 }
 
 /// Of those that select an application as this source tells of it, the most specific.

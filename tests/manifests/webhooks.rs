@@ -294,6 +294,17 @@ fn github_is_told_where_to_call_and_never_the_secret() {
     assert_eq!(hook["config"]["secret"], Value::Null);
 }
 
+#[test]
+fn github_sends_the_events_that_the_pipeline_maps() {
+    let rules = "{push: {environment: production, hook: rollout}, release: {environment: production, hook: rollout}}";
+    let text = native("{namespace: production, name: octo/app}", "") + "  sources: {github: " + rules + "}\n";
+    let pipelines = Pipelines::of(&text);
+    let [document] = pipelines.documents("github", &[]).try_into().unwrap();
+    assert_eq!(document["events"], json!(["deployment", "deployment_status", "push", "release"]));
+    let command = document["command"].as_str().unwrap();
+    assert!(command.contains("\"push\",\n    \"release\"\n"), "{command}");
+}
+
 /// Names that YAML, a shell or JSON would take for something else.
 #[test]
 fn odd_names_stay_what_they_are() {

@@ -11,10 +11,18 @@ pub(super) fn written(wiring: &Wiring<'_>) -> String {
     // In GitHub an application is `environment/owner/repository`; a name without a slash can't be one.
     let repository = if place.name.contains('/') { place.name.as_str() } else { REPOSITORY };
     let url = wiring.base.with("/hooks/github", &[("cluster", place.cluster())]);
+    let rules = wiring.github;
+    let mapped = [
+        ("push", rules.push.is_empty()),
+        ("release", rules.release.is_empty()),
+        ("workflow_run", rules.workflow_run.is_empty()),
+    ];
+    let mapped = mapped.iter().filter(|(_, unmapped)| !unmapped).map(|(event, _)| *event);
+    let events: Vec<_> = ["deployment", "deployment_status"].into_iter().chain(mapped).collect();
     let hook = json!({
         "name": "web",
         "active": true,
-        "events": ["deployment", "deployment_status"],
+        "events": events,
         "config": {"url": url, "content_type": "json", "insecure_ssl": "0"},
     });
     let path = shell(&format!("repos/{repository}/hooks"));
@@ -37,14 +45,14 @@ sslVerification: true
 # alone: tick it among the events of the App, with this URL and secret, and add the App to the environment's rules.
 # workflow_run, release and push: only where a pipeline maps them.
 events:
-  - deployment
-  - deployment_status
+{}
 # The same with the GitHub CLI; the secret is read from a file and stands on no command line.
 command: |
 {}
 ",
         wiring.title("The webhook of GitHub"),
         yaml::quoted(&url),
+        events.iter().map(|event| format!("  - {event}")).collect::<Vec<_>>().join("\n"),
         yaml::indented(&command, 2),
     )
 }

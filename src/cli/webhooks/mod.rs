@@ -20,6 +20,7 @@ use std::path::Path;
 use clap::ValueEnum;
 
 use crate::config::one_file::{self, Described};
+use crate::domain::github::Rules;
 use crate::domain::hook::Hook;
 use crate::domain::names::Application;
 use crate::domain::pipeline::Pipeline;
@@ -70,6 +71,8 @@ struct Wiring<'a> {
     place: Place,
     times: Times<'a>,
     pipeline: &'a Pipeline,
+    /// Which events of GitHub the pipeline maps.
+    github: &'a Rules,
     file: &'a Path,
 }
 
@@ -119,6 +122,7 @@ pub(super) fn webhooks(
             place: Place::of(described, args.application.as_ref()),
             times: Times::of(&described.pipeline, file.kill_grace.0),
             pipeline: &described.pipeline,
+            github: &described.github,
             file: &args.pipeline,
         };
         let written = written(args.caller, &wiring);
