@@ -437,7 +437,8 @@ fn log_output(id: &StreamId, stream: &Stream, fact: &Fact, outputs: &[(RunId, Ve
     let Some((_, output)) = outputs.iter().find(|(of, _)| of == run) else { return };
     if pass.is_some_and(|pass| loadtester::wants_log(&pass.payload)) {
         let output = String::from_utf8_lossy(output.get(..LOGGED_OUTPUT).unwrap_or(output));
-        tracing::info!(%run, application = %id.application, %output, "command printed");
+        // With its line breaks escaped: what a command prints can't pass for a line of the log.
+        tracing::info!(%run, application = %id.application, ?output, "command printed");
     }
 }
 

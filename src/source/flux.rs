@@ -93,6 +93,8 @@ fn helm(reason: &str) -> Meaning {
 fn kustomization(reason: &str, severity: &str) -> Meaning {
     match (severity, reason) {
         (_, "HealthCheckCanceled") => Meaning::None("another reconciliation takes its place, and its outcome is told"),
+        // Told when its status can't be written, with whatever reason that had: the reconciliation goes on.
+        ("error", "Progressing") => Meaning::None("an error of the controller while it goes on is no failed rollout"),
         ("error", _) => Meaning::Of(Hook::Rollback, Means::Failure),
         ("info", "Progressing") => Meaning::Of(Hook::Rollout, Means::Progress),
         ("info", "ReconciliationSucceeded") => Meaning::Of(Hook::PostRollout, Means::InPlace),
@@ -254,6 +256,7 @@ mod tests {
             ("HelmRelease", "info", "", "begins and ends no release"),
             ("Kustomization", "error", "HealthCheckCanceled", "takes its place"),
             ("Kustomization", "info", "DependencyNotReady", "waits for its dependencies"),
+            ("Kustomization", "error", "Progressing", "while it goes on"),
             ("Kustomization", "trace", "Progressing", "begins and ends no rollout"),
             ("Kustomization", "", "Progressing", "begins and ends no rollout"),
             ("GitRepository", "info", "NewArtifact", "no HelmRelease and no Kustomization"),

@@ -145,6 +145,19 @@ fn github_never_begins_a_rollout_anew_and_argo_cd_does() {
 }
 
 #[test]
+fn an_operation_that_tries_again_with_another_revision_is_approved_of_nothing_that_ran_for_the_first() {
+    let (mut world, first) = begun(Source::Argocd);
+    succeeded(&mut world, "1", "a");
+    world.all_succeed();
+    let same = forward(&mut world, "1", Hook::PreRollout, "a");
+    assert_eq!((world.verdict(&same), world.id()), (Verdict::Approved, first));
+    let other = forward(&mut world, "1", Hook::PreRollout, "b");
+    assert!(world.waits(&other));
+    assert_ne!(world.id(), first);
+    assert_eq!(world.all_succeed(), ["migrate"]);
+}
+
+#[test]
 fn a_rollout_that_was_opened_without_its_id_learns_it() {
     let mut world = World::new(Source::Argocd, stages());
     forward(&mut world, "", Hook::PreRollout, "a");

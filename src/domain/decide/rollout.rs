@@ -189,6 +189,11 @@ impl Turn<'_> {
                 // Only a gate begins anew: what is only told may be told late.
                 let once = ends_once || call.unattended;
                 let succeeded = known.promoted && (known.end().is_none_or(is_success) && !known.is_rolling_back());
+                // What it had approved was for that revision; a retry that took up another asks for the first time.
+                let another = revision.is_some() && known.revision.is_some() && *revision != known.revision;
+                if !once && is_current && succeeded && another {
+                    return None;
+                }
                 if !once && is_current && succeeded {
                     return Some(Reply::Answer(passed_before(known, call.hook)));
                 }
