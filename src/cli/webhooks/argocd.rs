@@ -87,13 +87,14 @@ spec:
             - |
               operation=${{JOB##*-}}
               case $operation in *[!0-9]*) operation= ;; esac
-              exec curl --silent --show-error --fail-with-body --max-time {ONE_REQUEST} \\
+              exec curl --config - --silent --show-error --fail-with-body --max-time {ONE_REQUEST} \\
                 --retry 100000 --retry-delay 5 --retry-max-time {retry} --retry-connrefused \\
-                --header \"Authorization: Bearer $TOKEN\" \\
                 --header \"Content-Type: application/json\" \\
                 --header \"Idempotency-Key: $operation\" \\
                 --data {body} \\
-                {url}
+                {url} <<END
+              header = \"Authorization: Bearer $TOKEN\"
+              END
 ",
         name = wiring.place.object(hook.as_str(), JOB_NAME),
         body = shell(&body),
