@@ -4,8 +4,8 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::support::World;
 use crate::support::pipelines::{pipeline, rollback_stage, stage};
+use crate::support::{World, programs};
 
 const OPERATION: &str = "1767261600";
 const STARTED: &str = "0b9d3c1e-9d0c-4a53-8b67-0f9f1b2f3c4d/2026-01-01T10:00:00Z";
@@ -64,6 +64,9 @@ async fn run_as(world: &World, phase: &str, named: &dyn Fn(&str) -> String) -> O
 
 #[tokio::test]
 async fn the_jobs_of_the_example_gate_a_sync_and_have_it_undone() {
+    if !programs::is_there("curl") {
+        return;
+    }
     let world = world("1m").await;
     let phases: Vec<_> = jobs().into_iter().map(|(phase, ..)| phase).collect();
     assert_eq!(phases, ["PreSync", "Sync", "PostSync", "SyncFail"]);
@@ -96,6 +99,9 @@ async fn the_jobs_of_the_example_gate_a_sync_and_have_it_undone() {
 /// Kustomize takes no `generateName`, so that the names of such Jobs are always the same.
 #[tokio::test]
 async fn jobs_with_a_name_of_their_own_mean_the_deployment_in_progress() {
+    if !programs::is_there("curl") {
+        return;
+    }
     let world = world("1m").await;
     let named = |name: &str| name.trim_end_matches('-').to_owned();
     for undone in [true, false, false] {
@@ -118,6 +124,9 @@ async fn jobs_with_a_name_of_their_own_mean_the_deployment_in_progress() {
 
 #[tokio::test]
 async fn a_job_asks_until_there_is_a_verdict_and_sync_fail_until_all_is_undone() {
+    if !programs::is_there("curl") {
+        return;
+    }
     let world = world("50ms").await;
     let client = world.client().with("Idempotency-Key", OPERATION);
     let (mut migrate, mut undo) = (world.gate("migrate"), world.gate("undo.migrate"));

@@ -172,7 +172,8 @@ async fn a_changed_certificate_is_shown_to_the_next_and_drops_nobody() {
     assert!(first != second && shown(&world, &authority).await == second);
 
     // A key of another certificate.
-    std::fs::copy(authority.path("ca.key"), authority.path("tls.key")).unwrap();
+    authority.sign("other");
+    std::fs::copy(authority.path("other.key"), authority.path("tls.key")).unwrap();
     let why = world.server().logged("does not belong to the certificate").await;
     assert!(why.contains("server.tls.key") && why.contains("tls.key") && why.contains("stays as it was"), "{why}");
     assert_eq!(shown(&world, &authority).await, second);

@@ -1,22 +1,24 @@
-//! Certificates for one test, made by `openssl`.
+//! Certificates for one test.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// An authority in a folder, and what it signs.
 pub struct Authority {
     folder: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
 }
-
-const CURVE: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
 
 impl Authority {
     /// Writes `ca.crt` into a folder.
     pub fn new(folder: &Path) -> Self {
-        let authority = Self { folder: folder.to_owned() };
-        let own = ["-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=stagehook test authority"];
-        authority.openssl(&[["req", "-x509"].as_slice(), &CURVE, &own].concat());
-        authority
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "stagehook test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        std::fs::write(folder.join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { folder: folder.to_owned(), issuer: Issuer::new(params, key) }
     }
 
     /// The path of a file.
@@ -26,13 +28,12 @@ impl Authority {
 
     /// Writes `NAME.crt` and `NAME.key`, good for this machine and for clients.
     pub fn sign(&self, name: &str) {
-        let [key, request, certificate] = ["key", "csr", "crt"].map(|kind| format!("{name}.{kind}"));
-        let own = ["-keyout", &key, "-out", &request, "-subj", "/CN=localhost"];
-        let names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"];
-        self.openssl(&[["req"].as_slice(), &CURVE, &own, &names].concat());
-        let by = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-copy_extensions", "copyall"];
-        let out = ["-in", &request, "-out", &certificate, "-days", "2"];
-        self.openssl(&[["x509", "-req"].as_slice(), &out, &by].concat());
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "localhost");
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(self.path(&format!("{name}.crt")), certificate.pem()).unwrap();
+        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
     /// Puts a pair in the place of another, each file at once.
@@ -42,10 +43,5 @@ impl Authority {
             std::fs::copy(self.path(&format!("{name}.{kind}")), &aside).unwrap();
             std::fs::rename(aside, self.path(&format!("{place}.{kind}"))).unwrap();
         }
-    }
-
-    fn openssl(&self, arguments: &[&str]) {
-        let done = Command::new("openssl").args(arguments).current_dir(&self.folder).output().unwrap();
-        assert!(done.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 }

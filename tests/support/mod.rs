@@ -9,6 +9,7 @@ pub mod journal;
 pub mod pipelines;
 pub mod poll;
 pub mod processes;
+pub mod programs;
 pub mod server;
 pub mod world;
 

@@ -123,9 +123,9 @@ async fn a_caller_that_hangs_up_is_told_of_in_the_log() {
 #[tokio::test]
 async fn a_handshake_has_its_time() {
     let folder = tempfile::tempdir().unwrap();
-    let openssl = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout key -out crt -subj /CN=x";
-    let done = std::process::Command::new("openssl").args(openssl.split(' ')).current_dir(&folder).output().unwrap();
-    assert!(done.status.success(), "{done:?}");
+    let pair = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("crt"), pair.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("key"), pair.signing_key.serialize_pem()).unwrap();
     let (certificate, key) = (folder.path().join("crt"), folder.path().join("key"));
     let tls = Tls { certificate, key, client_ca: None, client_auth: ClientAuth::Required }.load().unwrap();
     let settings = Settings {
