@@ -142,7 +142,7 @@ pub(super) struct WebhooksArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct SendArgs {
-    /// Who calls: flagger or generic
+    /// Who calls: flagger, generic, argocd or argo-rollouts
     pub source: Source,
     /// The hook: confirm-rollout, pre-rollout, rollout, …; for flagger also event
     #[arg(value_parser = hook)]

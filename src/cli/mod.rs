@@ -3,7 +3,7 @@
 //! It is deliberately not the service: `serve` is only read here and handed up to `app` as
 //! [`Invocation::Serve`]. It shares no code with `http` either; what both know is the API's documented JSON.
 //!
-//! In it: `args` (what can be typed), `client` (HTTP), `target` (which server, from arguments or settings),
+//! In it: `args` (what can be typed), `client` (HTTP), `target` (which server, from arguments or settings), `trust` (HTTPS),
 //! `deployments`, `show`, `logs`, `send`, `health` (client commands), `check`, `plan`, `webhooks`, `ledger` (offline commands),
 //! `local` (all that is read of settings and pipelines), `view` (the API's JSON), `text` (tables, times, escaping), `out` (standard output), `failure` (exit codes).
 

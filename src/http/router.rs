@@ -46,6 +46,7 @@ pub fn router(state: State) -> Router {
 async fn nothing_here() -> Problem {
     Problem::unknown(
         "there is nothing at this path; there are POST /hooks/SOURCE/HOOK, POST /hooks/github, POST /hooks/flux, \
+         GET /hooks/generic/deployments/ID/HOOK, the load tester's POST /, /gate/… and /rollback/…, \
          GET /api/v1/deployments, GET /healthz, GET /readyz, GET /metrics",
     )
     .logged_as("unknown path")
