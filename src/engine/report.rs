@@ -9,10 +9,9 @@ use super::Engine;
 use crate::domain::call::{Command, ReportTo, Verdict};
 use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
-use crate::domain::names::{Application, StreamId};
+use crate::domain::names::StreamId;
 use crate::domain::report::Due;
-use crate::domain::state::{Deployment, Stream};
-use crate::domain::summary::State;
+use crate::domain::state::Stream;
 
 /// Between two attempts at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
@@ -25,12 +24,8 @@ const LONGEST_WANTED: Duration = Duration::from_secs(60 * 60);
 pub struct Report {
     /// Where to; the source's adapter wrote it.
     pub to: ReportTo,
-    /// About what.
-    pub application: Application,
     /// The deployment.
     pub deployment: DeploymentId,
-    /// Where that stands.
-    pub state: State,
     /// The hook of the call.
     pub hook: Hook,
     /// The outcome.
@@ -63,22 +58,17 @@ impl Engine {
     /// Sets about telling what is due and not being told already.
     pub(super) fn tell_due(&self, id: &StreamId, stream: &Stream) {
         for due in stream.due_reports() {
-            let key = (due.deployment, due.number);
-            let state = stream.get(due.deployment).map(Deployment::state);
-            if let Some(state) = state.filter(|_| self.0.telling().insert(key)) {
-                let engine = self.clone();
-                tokio::spawn(engine.tell_until_told(id.clone(), due, state));
+            if self.0.telling().insert((due.deployment, due.number)) {
+                tokio::spawn(self.clone().tell_until_told(id.clone(), due));
             }
         }
     }
 
-    async fn tell_until_told(self, id: StreamId, due: Due, state: State) {
+    async fn tell_until_told(self, id: StreamId, due: Due) {
         let (deployment, number) = (due.deployment, due.number);
         let report = Report {
             to: due.to,
-            application: id.application.clone(),
             deployment,
-            state,
             hook: due.answer.hook,
             verdict: due.answer.verdict,
             message: due.answer.message,
