@@ -114,6 +114,21 @@ pub enum Says {
     Task(Task),
 }
 
+impl Says {
+    /// What a call of a hook means where its caller tells by the hook alone how the rollout goes on, and how it ended.
+    pub fn of(hook: Hook, revision: Option<Revision>) -> Self {
+        match hook {
+            Hook::Rollback => Self::Failed { revision },
+            Hook::PostRollout => Self::Succeeded { revision },
+            Hook::ConfirmRollout
+            | Hook::PreRollout
+            | Hook::Rollout
+            | Hook::ConfirmTrafficIncrease
+            | Hook::ConfirmPromotion => Self::Forward { revision },
+        }
+    }
+}
+
 /// What an event means for the open deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tells {

@@ -17,11 +17,7 @@ pub const HOOKS: &[&str] = generic::HOOKS;
 pub fn parse(incoming: &Incoming<'_>) -> Result<Parsed, BadCall> {
     let hook = incoming.hook.unwrap_or_default().parse::<Hook>()?;
     let body = Body::read(incoming.body)?;
-    let application = body.application(&[
-        ("the query `cluster`", incoming.cluster),
-        ("the field `cluster`", body.text("cluster")?),
-        ("`metadata.cluster`", body.metadata("cluster")),
-    ])?;
+    let application = generic::application(&body, incoming.cluster)?;
     let revision = identity(&body)?;
     let event = body.text("event")?.filter(|event| !event.is_empty());
     if let Some(event) = event {
@@ -29,15 +25,9 @@ pub fn parse(incoming: &Incoming<'_>) -> Result<Parsed, BadCall> {
     }
     let unattended = event.is_some();
     let says = match hook {
-        Hook::Rollback => Says::Failed { revision },
-        Hook::PostRollout if unattended => Says::Succeeded { revision },
         // Asked by postPromotionAnalysis while Argo Rollouts can still go back: a gate of the rollout in progress.
-        Hook::PostRollout
-        | Hook::ConfirmRollout
-        | Hook::PreRollout
-        | Hook::Rollout
-        | Hook::ConfirmTrafficIncrease
-        | Hook::ConfirmPromotion => Says::Forward { revision },
+        Hook::PostRollout if !unattended => Says::Forward { revision },
+        _ => Says::of(hook, revision),
     };
     let about = body.about(true);
     let mut call = Call::new(Source::ArgoRollouts, hook, says, body.into_payload(), about);

@@ -23,16 +23,12 @@ const LONGEST_EVENT: usize = 1000;
 pub fn parse(incoming: &Incoming<'_>) -> Result<Parsed, BadCall> {
     let hook = incoming.hook.unwrap_or_default().parse::<Hook>()?;
     let body = Body::read(incoming.body)?;
-    let application = body.application(&[
-        ("the query `cluster`", incoming.cluster),
-        ("the field `cluster`", body.text("cluster")?),
-        ("`metadata.cluster`", body.metadata("cluster")),
-    ])?;
+    let application = generic::application(&body, incoming.cluster)?;
     let revision = body.revision("revision")?;
     let rollout = operation(incoming.headers, &body)?;
     let event = body.text("event")?.filter(|event| !event.is_empty()).map(str::to_owned);
     let says = match event.as_deref() {
-        None => says(hook, revision),
+        None => Says::of(hook, revision),
         Some(event) => tells(hook, event, &body, revision)?,
     };
     let about = body.about(true);
@@ -49,18 +45,6 @@ pub fn parse(incoming: &Incoming<'_>) -> Result<Parsed, BadCall> {
     Ok(Parsed { application, call })
 }
 
-fn says(hook: Hook, revision: Option<Revision>) -> Says {
-    match hook {
-        Hook::Rollback => Says::Failed { revision },
-        Hook::PostRollout => Says::Succeeded { revision },
-        Hook::ConfirmRollout
-        | Hook::PreRollout
-        | Hook::Rollout
-        | Hook::ConfirmTrafficIncrease
-        | Hook::ConfirmPromotion => Says::Forward { revision },
-    }
-}
-
 /// What a notification means. A trigger of one's own means what its path says.
 fn tells(hook: Hook, event: &str, body: &Body, revision: Option<Revision>) -> Result<Says, BadCall> {
     let at: &[Hook] = match event {
@@ -74,7 +58,7 @@ fn tells(hook: Hook, event: &str, body: &Body, revision: Option<Revision>) -> Re
         return Err(BadCall(format!("the event {event} belongs to {}, not to {hook}", at.join(" or "))));
     }
     if event != "on-health-degraded" {
-        return Ok(says(hook, revision));
+        return Ok(Says::of(hook, revision));
     }
     // While the sync goes on it is what ran before that is degraded, or the sync will tell its own end. After that it is
     // the failure of a rollout that was never healthy, but not of one that was told to have succeeded.

@@ -1,10 +1,12 @@
-//! What the payloads of the sources have in common: a JSON object with names, a revision and metadata.
+//! What the payloads of the sources have in common: a media type, and a JSON object with names, a revision and metadata.
 //!
 //! Every fault is said as what, where and what to do, since its text reaches the caller's own events and logs. What a
 //! field means is not known here.
 
 use std::collections::BTreeMap;
 
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
 use crate::domain::names::{Application, Cluster, InvalidName, Name, Namespace, Revision};
@@ -173,6 +175,17 @@ fn metadata(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, Bad
         metadata.insert(key.clone(), text);
     }
     Ok(metadata)
+}
+
+/// The media type of a body, without its parameters, in small letters; empty where none is told.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    essence(value)
+}
+
+/// A media type without its parameters, in small letters.
+pub(super) fn essence(media_type: &str) -> String {
+    media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// Where in a value there is a NUL. The parser bounds the depth. Only a place that is told is put together: the paths

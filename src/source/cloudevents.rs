@@ -5,8 +5,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
+
+use super::body::{essence, media_type};
 
 /// The longest `source` and `id` together, in bytes: they become the name of a call.
 pub const MAX_KEY: usize = 1024;
@@ -44,12 +45,13 @@ pub enum BadEvent {
 /// be an event, and what is missing is said: taken for a plain call, its repetition would run again.
 pub fn is_event(headers: &HeaderMap) -> bool {
     let mandatory = ["ce-specversion", "ce-id", "ce-source", "ce-type"];
-    form(headers).starts_with("application/cloudevents") || mandatory.iter().any(|name| headers.contains_key(*name))
+    media_type(headers).starts_with("application/cloudevents")
+        || mandatory.iter().any(|name| headers.contains_key(*name))
 }
 
 /// Reads the event of a request.
 pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<CloudEvent, BadEvent> {
-    let form = form(headers);
+    let form = media_type(headers);
     if form == "application/cloudevents+json" {
         structured(body)
     } else if form.starts_with("application/cloudevents-batch") {
@@ -61,12 +63,6 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<CloudEvent, BadEvent> {
     } else {
         binary(headers, body)
     }
-}
-
-/// The media type without its parameters.
-fn form(headers: &HeaderMap) -> String {
-    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn binary(headers: &HeaderMap, body: &[u8]) -> Result<CloudEvent, BadEvent> {
@@ -100,7 +96,7 @@ fn structured(body: &[u8]) -> Result<CloudEvent, BadEvent> {
 /// The data of a structured event, as bytes.
 fn data(fields: &mut Map<String, Value>) -> Result<Vec<u8>, BadEvent> {
     let kind = fields.get("datacontenttype").and_then(Value::as_str).unwrap_or("application/json");
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = essence(kind);
     let is_json = kind.ends_with("/json") || kind.ends_with("+json");
     match (fields.remove("data"), fields.remove("data_base64")) {
         (Some(_), Some(_)) => Err(malformed("the CloudEvent has both `data` and `data_base64`; send one".to_owned())),
@@ -184,6 +180,7 @@ const fn malformed(why: String) -> BadEvent {
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_TYPE;
     use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
     use serde_json::json;

@@ -85,7 +85,7 @@ fn of_data(BadCall(why): BadCall) -> BadCall {
     BadCall(format!("in the data of the event: {why}"))
 }
 
-/// What is deployed, where the body says so.
+/// What is deployed, in the fields of a generic body.
 pub(super) fn application(body: &Body, cluster: Option<&str>) -> Result<Application, BadCall> {
     body.application(&[
         ("the query `cluster`", cluster),
@@ -112,12 +112,7 @@ pub fn parse(hook: &str, body: &[u8], cluster: Option<&str>) -> Result<Parsed, B
     let says = match hook {
         Hook::Rollback => Says::Undo { deployment, revision },
         Hook::PostRollout if phase == Some("Failed") => Says::Failed { revision },
-        Hook::PostRollout => Says::Succeeded { revision },
-        Hook::ConfirmRollout
-        | Hook::PreRollout
-        | Hook::Rollout
-        | Hook::ConfirmTrafficIncrease
-        | Hook::ConfirmPromotion => Says::Forward { revision },
+        _ => Says::of(hook, revision),
     };
     let about = body.about(true);
     Ok(Parsed { application, call: Call::new(Source::Generic, hook, says, body.into_payload(), about) })

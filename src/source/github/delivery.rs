@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use http::HeaderMap;
-use http::header::CONTENT_TYPE;
 use serde_json::Value;
 
-use super::super::body::{BadCall, kind, line, nul};
+use super::super::body::{BadCall, kind, line, media_type, nul};
 use crate::domain::call::CallKey;
 use crate::domain::names::{Application, Cluster, Name, Namespace};
 use crate::domain::record::{About, Payload};
@@ -145,7 +144,7 @@ fn header(headers: &HeaderMap, name: &'static str) -> Result<String, BadCall> {
 
 /// What is said of a body that is neither JSON nor a form; none where it is.
 pub(super) fn unsupported(headers: &HeaderMap) -> Option<String> {
-    let kind = essence(headers);
+    let kind = media_type(headers);
     (!matches!(kind.as_str(), JSON | FORM)).then(|| {
         format!(
             "the content type {kind:.100?} is not understood; set the webhook's content type to {JSON} ({FORM} works as \
@@ -154,14 +153,9 @@ pub(super) fn unsupported(headers: &HeaderMap) -> Option<String> {
     })
 }
 
-fn essence(headers: &HeaderMap) -> String {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
 fn json(headers: &HeaderMap, body: &[u8]) -> Result<Value, BadCall> {
     let form;
-    let text = if essence(headers) == FORM {
+    let text = if media_type(headers) == FORM {
         let payload = form_urlencoded::parse(body).find(|(key, _)| key == "payload");
         form = payload.ok_or_else(|| BadCall("the form has no field `payload`".to_owned()))?.1;
         form.as_bytes()

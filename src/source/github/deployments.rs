@@ -100,11 +100,7 @@ fn call(delivery: &Delivery, about: &About<'_>, to: Option<To>) -> Result<Read, 
     let commit = delivery.needed("deployment.sha")?;
     let revision = Some(Revision::new(commit)?);
     let rollout = format!("{}/{}", delivery.needed_id("repository.id")?, delivery.needed_id("deployment.id")?);
-    let says = match about.hook {
-        Hook::PostRollout => Says::Succeeded { revision },
-        Hook::Rollback => Says::Failed { revision },
-        _ => Says::Forward { revision },
-    };
+    let says = Says::of(about.hook, revision);
     let payload = delivery.payload(metadata(delivery, environment, about.state)?);
     let mut call = Call::new(Source::Github, about.hook, says, payload, delivery.about(Some(commit), about.summary)?);
     call.rollout = Some(RolloutId::new(rollout)?);

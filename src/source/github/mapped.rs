@@ -8,7 +8,6 @@ use super::Mapping;
 use super::delivery::Delivery;
 use crate::domain::call::{Call, Says};
 use crate::domain::github::{self, Rules, Target};
-use crate::domain::hook::Hook;
 use crate::domain::names::{Revision, Source};
 
 /// What an event is about.
@@ -164,12 +163,7 @@ fn calls(
     let about = delivery.about(subject.commit, subject.summary)?;
     let mut calls = Vec::new();
     for (application, target) in found {
-        let revision = Some(revision.clone());
-        let says = match target.hook {
-            Hook::PostRollout => Says::Succeeded { revision },
-            Hook::Rollback => Says::Failed { revision },
-            _ => Says::Forward { revision },
-        };
+        let says = Says::of(target.hook, Some(revision.clone()));
         let mut metadata = BTreeMap::from([("environment".to_owned(), github::environment(&target.environment))]);
         let told = subject.metadata.iter().filter_map(|(key, text)| Some(((*key).to_owned(), line((*text)?, 1000))));
         metadata.extend(told);
