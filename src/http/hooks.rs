@@ -23,7 +23,7 @@ use super::query::Params;
 use super::settings::SourceSettings;
 use super::status;
 use crate::config::catalog::Selected;
-use crate::domain::call::{Answer, Subject, Verdict};
+use crate::domain::call::{Answer, Call, Subject, Verdict};
 use crate::domain::names::{Application, Source, StreamId};
 use crate::domain::record::Actor;
 use crate::domain::span::Span;
@@ -105,11 +105,15 @@ fn known(state: &State, source: &str) -> Result<Source> {
         let detail = format!("{source:.100?} is no source; there are {}", known.join(", "));
         return Err(Problem::unknown(detail).logged_as("unknown source"));
     };
-    if state.settings.of(source).is_none() {
+    served(state, source).map(|_| source)
+}
+
+/// The settings of a source that is served.
+pub(super) fn served(state: &State, source: Source) -> Result<&SourceSettings> {
+    state.settings.of(source).ok_or_else(|| {
         let detail = format!("the source {source} is disabled; set `sources.{source}.enabled` to true to use it");
-        return Err(Problem::unknown(detail).logged_as("the source is disabled"));
-    }
-    Ok(source)
+        Problem::unknown(detail).logged_as("the source is disabled")
+    })
 }
 
 /// The hook of a path, in our own words.
@@ -138,7 +142,7 @@ fn known_hook(source: Source, hook: Option<&str>) -> Result<Option<&'static str>
 
 async fn answer(state: &State, source: Source, hook: Option<&str>, form: Form, request: Request) -> Result {
     let began = Instant::now();
-    let Some(settings) = state.settings.of(source) else { return Err(Problem::unknown("the source is disabled")) };
+    let settings = served(state, source)?;
     let (head, body) = request.into_parts();
     // Before anything else is said of the call: only who is let in learns what is wrong with it.
     let (Authenticated { by, grant, message }, body) = admitted(state, source, settings, &head.headers, body).await?;
@@ -235,32 +239,55 @@ impl Asked<'_> {
             (_, Some(hook)) => hook,
         };
         let unattended = call.unattended;
-        let stream = StreamId { source, application: parsed.application };
+        let held = Held { source, hook, by, began, head, wait };
+        let answer = held.until_answered(state, parsed.application, call).await?;
+        let about = render::About { application: &application, hook };
+        let dialect = Dialect { source, statuses: settings.statuses, form, unattended };
+        let mut response = render::answer(&answer, about, dialect);
+        if prefer.respond_async {
+            status::taken_on(&mut response, state, head, &answer);
+        }
+        prefer.note(&mut response, self.wait);
+        Ok(response.map(Body::from))
+    }
+}
+
+/// A caller that is held until its call is answered.
+pub(super) struct Held<'a> {
+    pub source: Source,
+    /// What the call is named in the log and the metrics.
+    pub hook: &'static str,
+    pub by: Actor,
+    pub began: Instant,
+    pub head: &'a Parts,
+    /// For how long; none: until the verdict.
+    pub wait: Option<Duration>,
+}
+
+impl Held<'_> {
+    /// Tells the engine, counts and logs the answer. A caller that hangs up meanwhile is told of in the log.
+    pub async fn until_answered(self, state: &State, application: Application, call: Call) -> Result<Answer> {
+        let Self { source, hook, by, began, head, wait } = self;
+        let stream = StreamId { source, application: application.clone() };
         let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
         let waiting = head.extensions.get::<Line>().map(Line::wait);
         let told = state.engine.call(stream, call, by.clone(), wait).await;
         drop(waiting);
         hung_up.disarm();
-
-        let took = began.elapsed();
-        match &told {
-            Told::Answer(answer) => {
-                log(source, hook, &application, &by, answer, took);
-                state.metrics.answered(source, hook, answer.verdict, took);
-                let about = render::About { application: &application, hook };
-                let dialect = Dialect { source, statuses: settings.statuses, form, unattended };
-                let mut response = render::answer(answer, about, dialect);
-                if prefer.respond_async {
-                    status::taken_on(&mut response, state, head, answer);
-                }
-                prefer.note(&mut response, self.wait);
-                Ok(response.map(Body::from))
+        let answer = match told {
+            Told::Answer(answer) => answer,
+            refused => {
+                return Err(Problem::of(&refused).unwrap_or_else(|| {
+                    // The engine accepts requests of people only; a call is answered.
+                    let detail = "the call was not answered; please report it as a bug";
+                    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+                }));
             }
-            refused => Err(Problem::of(refused).unwrap_or_else(|| {
-                // The engine accepts requests of people only; a call is answered.
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the call was not answered; please report it as a bug")
-            })),
-        }
+        };
+        let took = began.elapsed();
+        log(source, hook, &application, &by, &answer, took);
+        state.metrics.answered(source, hook, answer.verdict, took);
+        Ok(answer)
     }
 }
 
@@ -323,7 +350,7 @@ async fn read(
     }
 }
 
-pub(super) fn log(source: Source, hook: &str, application: &Application, by: &Actor, answer: &Answer, took: Duration) {
+fn log(source: Source, hook: &str, application: &Application, by: &Actor, answer: &Answer, took: Duration) {
     let deployment = answer.deployment.map_or_else(|| "-".to_owned(), |id| id.to_string());
     let (verdict, took) = (answer.verdict.as_str(), Span(Duration::from_millis(whole_millis(took))));
     let message = &answer.message;
@@ -340,7 +367,7 @@ fn whole_millis(duration: Duration) -> u64 {
 }
 
 /// Tells of a caller that did not wait for its verdict: the handler is dropped when the connection ends.
-pub(super) struct HungUp<'a> {
+struct HungUp<'a> {
     source: Source,
     hook: &'static str,
     application: &'a Application,
@@ -350,7 +377,7 @@ pub(super) struct HungUp<'a> {
 }
 
 impl<'a> HungUp<'a> {
-    pub(super) const fn armed(
+    const fn armed(
         source: Source,
         hook: &'static str,
         application: &'a Application,
@@ -360,7 +387,7 @@ impl<'a> HungUp<'a> {
         Self { source, hook, application, began, stopping, armed: true }
     }
 
-    pub(super) fn disarm(mut self) {
+    fn disarm(mut self) {
         self.armed = false;
     }
 }

@@ -12,15 +12,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderValue, StatusCode};
 
-use super::hooks::{HungUp, admitted, log};
-use super::line::Line;
+use super::hooks::{Held, admitted, served};
 use super::problem::{Problem, Refused, Result};
 use super::query::Params;
 use super::{SourceSettings, State};
 use crate::domain::call::{Answer, Verdict};
-use crate::domain::names::{Source, StreamId};
+use crate::domain::names::Source;
 use crate::domain::span::Span;
-use crate::engine::Told;
 use crate::source::auth::Authenticated;
 use crate::source::loadtester::{self, Asked, ROUTES, Route};
 use crate::source::render::{self, Dialect, Form};
@@ -42,10 +40,7 @@ pub async fn call(Shared(state): Shared<State>, request: Request) -> Response {
 
 async fn answer(state: &State, name: &'static str, route: Route, request: Request) -> Result {
     let began = Instant::now();
-    let Some(settings) = state.settings.of(SOURCE) else {
-        let detail = "the load tester's paths are not served; set `sources.loadtester.enabled` to true to use them";
-        return Err(Problem::unknown(detail).logged_as("the source is disabled"));
-    };
+    let settings = served(state, SOURCE)?;
     let (head, body) = request.into_parts();
     let (Authenticated { by, grant, .. }, body) = admitted(state, SOURCE, settings, &head.headers, body).await?;
     let (parsed, asked) = match route {
@@ -73,25 +68,8 @@ async fn answer(state: &State, name: &'static str, route: Route, request: Reques
     let wait = wait.map(|span| span.0).or(settings.respond_within);
 
     let application = parsed.application.clone();
-    let stream = StreamId { source: SOURCE, application: parsed.application };
-    let hung_up = HungUp::armed(SOURCE, name, &application, began, &state.stopping);
-    let waiting = head.extensions.get::<Line>().map(Line::wait);
-    let told = state.engine.call(stream, parsed.call, by.clone(), wait).await;
-    drop(waiting);
-    hung_up.disarm();
-
-    let answer = match &told {
-        Told::Answer(answer) => answer,
-        refused => {
-            return Err(Problem::of(refused).unwrap_or_else(|| {
-                // The engine accepts requests of people only; a call is answered.
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the call was not answered; please report it as a bug")
-            }));
-        }
-    };
-    let took = began.elapsed();
-    log(SOURCE, name, &application, &by, answer, took);
-    state.metrics.answered(SOURCE, name, answer.verdict, took);
+    let held = Held { source: SOURCE, hook: name, by, began, head: &head, wait };
+    let answer = held.until_answered(state, parsed.application, parsed.call).await?;
     let mut response = match (route, asked) {
         (Route::Check(_), _) => match answer.verdict {
             Verdict::Approved => bare(StatusCode::OK, "Approved"),
@@ -102,9 +80,9 @@ async fn answer(state: &State, name: &'static str, route: Route, request: Reques
                 let about = render::About { application: &application, hook: name };
                 let (statuses, form) = (settings.statuses, Form::Text);
                 let dialect = Dialect { source: SOURCE, statuses, form, unattended: false };
-                return Ok(render::answer(answer, about, dialect).map(Body::from));
+                return Ok(render::answer(&answer, about, dialect).map(Body::from));
             }
-            if asked.held { ended(state, settings, &asked, answer).await? } else { bare(StatusCode::ACCEPTED, "") }
+            if asked.held { ended(state, settings, &asked, &answer).await? } else { bare(StatusCode::ACCEPTED, "") }
         }
         (_, None) => bare(StatusCode::ACCEPTED, ""),
     };

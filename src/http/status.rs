@@ -111,11 +111,7 @@ const fn word(phase: Phase) -> &'static str {
 /// any. A signature covers an empty body.
 async fn known(state: &State, request: Request) -> Result<Grant> {
     let source = Source::Generic;
-    let Some(settings) = state.settings.of(source) else {
-        return Err(Problem::unknown(format!(
-            "the source {source} is disabled; set `sources.{source}.enabled` to true"
-        )));
-    };
+    let settings = hooks::served(state, source)?;
     let (head, body) = request.into_parts();
     let access = state.access();
     let tokens = access.api_tokens.iter().map(|token| token.secret.as_slice());
