@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use stagehook::config::secret::{Environment, SecretRef};
 use stagehook::config::settings::{Auth, Credentials, DEFAULT, LogFormat, Scope, Settings};
 use stagehook::config::tls::ClientAuth;
+use stagehook::domain::glob::Glob;
 use stagehook::domain::loadtester::TaskKind;
 use stagehook::domain::names::{Namespace, Source};
 use stagehook::domain::span::Span;
@@ -341,7 +342,7 @@ fn a_credential_has_a_name_and_limits() {
         &[],
     );
     let Some(Auth::StandardWebhooks { secrets }) = &settings.sources[&Source::Generic].auth else { panic!() };
-    let texts = |globs: &[globset::Glob]| globs.iter().map(|glob| glob.glob().to_owned()).collect::<Vec<_>>();
+    let texts = |globs: &[Glob]| globs.iter().map(|glob| glob.as_str().to_owned()).collect::<Vec<_>>();
     let [first, second] = secrets.as_slice() else { panic!() };
     assert_eq!((first.name.as_deref(), first.limits.cluster.as_ref().unwrap().as_str()), (Some("ci"), "eu"));
     assert_eq!(
@@ -417,8 +418,8 @@ fn faults_of_names_and_limits() {
     of(
         "{fromEnv: A, namespaces: ['{a', '']}",
         &[
-            "2:27 sources.generic.auth.tokens[0].namespaces: it is no glob: unclosed alternate group",
-            "2:33 sources.generic.auth.tokens[0].namespaces has an empty glob",
+            "2:27 sources.generic.auth.tokens[0].namespaces is no glob: unclosed alternate group",
+            "2:33 sources.generic.auth.tokens[0].namespaces is no glob: it is empty",
         ],
     );
     of(

@@ -5,8 +5,8 @@
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use globset::{Glob, GlobBuilder};
 
+use crate::domain::glob::Glob;
 use crate::domain::names::{Cluster, Source};
 
 use super::diagnostic::Diagnostic;
@@ -298,13 +298,9 @@ fn globs(fields: &mut Fields<'_>, name: &'static str, setting: &str, faults: &mu
     let mut globs = Vec::new();
     for node in nodes {
         let Some(text) = text(node, name, faults) else { continue };
-        // As in the selector of a pipeline.
-        match GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build() {
-            Ok(glob) if !text.is_empty() => globs.push(glob),
-            Ok(_) => faults.push(Diagnostic::error(&node.at, format!("{setting}.{name} has an empty glob"))),
-            Err(error) => {
-                faults.push(Diagnostic::error(&node.at, format!("{setting}.{name}: it is no glob: {}", error.kind())));
-            }
+        match Glob::new(text) {
+            Ok(glob) => globs.push(glob),
+            Err(why) => faults.push(Diagnostic::error(&node.at, format!("{setting}.{name} is no glob: {why}"))),
         }
     }
     globs

@@ -6,10 +6,11 @@
 
 use std::collections::HashSet;
 
-use globset::Glob;
 use regex_automata::nfa::thompson::{NFA, State};
 use regex_automata::util::primitives::StateID;
 use regex_automata::util::syntax;
+
+use crate::domain::glob::Glob;
 
 /// The most states of one glob: a name has 253 bytes, and a useful glob fewer.
 const MAX_STATES: usize = 4096;

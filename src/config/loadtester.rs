@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::domain::allow::{Allow, CommandPattern, NamespaceGlob, Rule};
+use crate::domain::allow::{Allow, CommandPattern, Rule};
+use crate::domain::glob::Glob;
 use crate::domain::loadtester::TaskKind;
 use crate::domain::span::Span;
 
@@ -40,8 +41,11 @@ fn rule(index: usize, node: &Node, faults: &mut Vec<Diagnostic>) -> Option<Rule>
     let shell = if shell { fields.boolean("shell", faults) } else { Some(false) };
     let namespaces = several(&mut fields, "namespaces", &setting, faults, |node, faults| {
         let glob = text(node, "namespaces", faults)?;
-        let fault = |why| Diagnostic::error(&node.at, format!("{glob:?} in namespaces is no glob: {why}"));
-        NamespaceGlob::new(glob).map_err(|why| faults.push(fault(why))).ok()
+        let fault = |why| {
+            let fault = Diagnostic::error(&node.at, format!("{glob:?} in namespaces is no glob: {why}"));
+            fault.hint("[test, \"staging-*\"]; \"*\" is every namespace")
+        };
+        Glob::new(glob).map_err(|why| faults.push(fault(why))).ok()
     });
     let types = several(&mut fields, "types", &setting, faults, |node, faults| {
         let name = text(node, "types", faults)?;

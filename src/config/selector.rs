@@ -5,8 +5,7 @@
 //! The first field that differs decides. Two selectors of the same rank that could both match one application are
 //! a tie, which is refused at load: no order of files decides what runs.
 
-use globset::{GlobBuilder, GlobMatcher};
-
+use crate::domain::glob::Glob;
 use crate::domain::names::{Application, Name, Namespace, Source};
 
 use super::diagnostic::{Diagnostic, nearest};
@@ -93,7 +92,7 @@ impl Selector {
 pub(super) enum Pattern {
     Any,
     Literal(String),
-    Glob { prefix: String, matcher: GlobMatcher, automaton: Automaton },
+    Glob { prefix: String, glob: Glob, automaton: Automaton },
 }
 
 /// What makes a text a glob.
@@ -126,12 +125,10 @@ impl Pattern {
             return Ok(Self::Any);
         }
         let Some(first) = text.find(SPECIAL) else { return Ok(Self::Literal(text.to_owned())) };
-        // A name may hold slashes (octo/app), and `*` goes over them.
-        let glob = GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
-        let glob = glob.map_err(|error| error.kind().to_string())?;
+        let glob = Glob::new(text)?;
         let prefix = text.get(..first).unwrap_or_default();
-        let (matcher, automaton) = (glob.compile_matcher(), Automaton::of(&glob));
-        Ok(Self::Glob { prefix: prefix.to_owned(), matcher, automaton })
+        let automaton = Automaton::of(&glob);
+        Ok(Self::Glob { prefix: prefix.to_owned(), glob, automaton })
     }
 
     fn matches(&self, text: Option<&str>) -> bool {
@@ -139,7 +136,7 @@ impl Pattern {
             (Self::Any, _) => true,
             (_, None) => false,
             (Self::Literal(literal), Some(text)) => literal == text,
-            (Self::Glob { matcher, .. }, Some(text)) => matcher.is_match(text),
+            (Self::Glob { glob, .. }, Some(text)) => glob.matches(text),
         }
     }
 
@@ -157,8 +154,9 @@ impl Pattern {
             (Self::Literal(a), Self::Literal(b)) => a == b,
             (Self::Glob { automaton: a, .. }, Self::Glob { automaton: b, .. }) => a.meets(b),
             (Self::Any, _) | (_, Self::Any) => true,
-            (Self::Literal(literal), Self::Glob { matcher, .. })
-            | (Self::Glob { matcher, .. }, Self::Literal(literal)) => matcher.is_match(literal),
+            (Self::Literal(literal), Self::Glob { glob, .. }) | (Self::Glob { glob, .. }, Self::Literal(literal)) => {
+                glob.matches(literal)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod answer;
 pub mod call;
 pub mod decide;
 pub mod github;
+pub mod glob;
 pub mod hook;
 pub mod ids;
 pub mod loadtester;

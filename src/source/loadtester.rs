@@ -201,11 +201,12 @@ fn signal_name(signal: i32) -> Cow<'static, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::allow::{CommandPattern, NamespaceGlob, Rule};
+    use crate::domain::allow::{CommandPattern, Rule};
+    use crate::domain::glob::Glob;
 
     fn commands() -> Commands {
         let rule = Rule {
-            namespaces: vec![NamespaceGlob::new("test").unwrap()],
+            namespaces: vec![Glob::new("test").unwrap()],
             types: TaskKind::ALL.to_vec(),
             commands: vec![CommandPattern::new("hey http://*/", false).unwrap()],
         };

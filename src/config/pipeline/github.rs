@@ -3,7 +3,8 @@
 //! An event has one rule or a list of them. What a rule leaves out doesn't matter, but for what would make a failed run
 //! look like a success.
 
-use crate::domain::github::{Glob, Globs, Pushes, Releases, Rule, Rules, Target, WorkflowRuns, namespace};
+use crate::domain::github::{Globs, Pushes, Releases, Rule, Rules, Target, WorkflowRuns, namespace};
+use crate::domain::glob::Glob;
 use crate::domain::names::{Namespace, Source};
 
 use super::super::diagnostic::{Diagnostic, nearest};

@@ -8,6 +8,7 @@ use http::header::{ACCEPT, AUTHORIZATION};
 use tokio::sync::watch;
 
 use super::{Answered, DEPLOYMENT, Logged, RUN, Site};
+use crate::domain::glob::Glob;
 use crate::domain::names::Source;
 use crate::http::{Access, ApiToken, Scope, Settings, SourceSettings};
 use crate::source::auth::{Credentials, Grant, Key};
@@ -215,7 +216,7 @@ async fn a_missing_signature_is_refused_before_the_body_is_read_and_an_oversized
 
 #[tokio::test]
 async fn a_credential_is_for_its_cluster_and_its_namespaces() {
-    let namespaces = [globset::Glob::new("te*").unwrap()];
+    let namespaces = [Glob::new("te*").unwrap()];
     let eu = Grant::new("sources.generic.auth.tokens[0]", Some("eu".parse().unwrap()), &[], &namespaces);
     let tokens = vec![Key::new("eu", Some("ci".into()), eu), Key::new("any", None, Grant::default())];
     let site = Site::with(showing(Source::Generic, Credentials::Bearer { tokens }), true).await;

@@ -1,12 +1,12 @@
 //! The paths of Flagger's load tester: statuses and bodies to the last byte. No command runs here.
 
 use axum::body::Body;
-use globset::Glob;
 use http::header::AUTHORIZATION;
 use http::{Method, Request};
 
 use super::{Answered, Logged, Site};
-use crate::domain::allow::{Allow, CommandPattern, NamespaceGlob, Rule};
+use crate::domain::allow::{Allow, CommandPattern, Rule};
+use crate::domain::glob::Glob;
 use crate::domain::loadtester::TaskKind;
 use crate::domain::names::{Source, StreamId};
 use crate::http::{Access, Settings, SourceSettings};
@@ -18,7 +18,7 @@ const SETTERS: [&str; 4] = ["/gate/open", "/gate/close", "/rollback/open", "/rol
 
 fn enabled() -> Settings {
     let rule = Rule {
-        namespaces: vec![NamespaceGlob::new("test").unwrap()],
+        namespaces: vec![Glob::new("test").unwrap()],
         types: vec![TaskKind::Cmd],
         commands: vec![CommandPattern::new("hey http://*.test/", false).unwrap()],
     };

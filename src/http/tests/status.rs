@@ -1,11 +1,11 @@
 //! Callers that do not wait: what their calls are answered, and what they read later.
 
 use axum::body::Body;
-use globset::Glob;
 use http::Request;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 
 use super::{Answered, DEPLOYMENT, Site};
+use crate::domain::glob::Glob;
 use crate::domain::names::Source;
 use crate::http::{Access, ApiToken, Scope, Settings};
 use crate::source::auth::{Credentials, Grant, Key};

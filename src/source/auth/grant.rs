@@ -2,8 +2,7 @@
 //!
 //! It is asked after the payload was read, since only that names the application, and before anything is decided.
 
-use globset::{Glob, GlobMatcher};
-
+use crate::domain::glob::Glob;
 use crate::domain::names::{Application, Cluster};
 
 /// The limits of one credential. By default there are none.
@@ -11,8 +10,8 @@ use crate::domain::names::{Application, Cluster};
 pub struct Grant {
     setting: String,
     cluster: Option<Cluster>,
-    clusters: Vec<GlobMatcher>,
-    namespaces: Vec<GlobMatcher>,
+    clusters: Vec<Glob>,
+    namespaces: Vec<Glob>,
 }
 
 /// Why a credential is not for an application, in one line that names the limit.
@@ -24,8 +23,7 @@ impl Grant {
     /// The limits that stand at `setting` (`sources.generic.auth.tokens[0]`): the one cluster that all its applications
     /// are in, and the clusters and namespaces that may be named. Without globs, any may be.
     pub fn new(setting: impl Into<String>, cluster: Option<Cluster>, clusters: &[Glob], namespaces: &[Glob]) -> Self {
-        let compiled = |globs: &[Glob]| globs.iter().map(Glob::compile_matcher).collect();
-        Self { setting: setting.into(), cluster, clusters: compiled(clusters), namespaces: compiled(namespaces) }
+        Self { setting: setting.into(), cluster, clusters: clusters.to_vec(), namespaces: namespaces.to_vec() }
     }
 
     /// The application that a call with this credential is about: in the credential's cluster, if that names one.
@@ -45,14 +43,14 @@ impl Grant {
                     "the call names no cluster, and its credential is limited to some (`{setting}.clusters`)"
                 )));
             };
-            if !self.clusters.iter().any(|glob| glob.is_match(cluster.as_str())) {
+            if !self.clusters.iter().any(|glob| glob.matches(cluster.as_str())) {
                 return Err(Forbidden(format!(
                     "the cluster {cluster} lies outside of what the call's credential is for (`{setting}.clusters`)"
                 )));
             }
         }
         let namespace = &application.namespace;
-        if !self.namespaces.is_empty() && !self.namespaces.iter().any(|glob| glob.is_match(namespace.as_str())) {
+        if !self.namespaces.is_empty() && !self.namespaces.iter().any(|glob| glob.matches(namespace.as_str())) {
             return Err(Forbidden(format!(
                 "the namespace {namespace} lies outside of what the call's credential is for (`{setting}.namespaces`)"
             )));
