@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::domain::github::Rules;
-use crate::domain::names::Application;
+use crate::domain::names::{Application, Source};
 use crate::domain::pipeline::Pipeline;
 
 use super::catalog::{check_names, check_ties};
@@ -40,8 +40,8 @@ impl Described {
         self.selector.cluster.literal()
     }
 
-    /// Whether this source, by its name, is one that the pipeline is for.
-    pub fn is_told_by(&self, source: &str) -> bool {
+    /// Whether this source is one that the pipeline is for.
+    pub fn is_told_by(&self, source: Source) -> bool {
         self.selector.is_told_by(source)
     }
 
@@ -65,7 +65,7 @@ pub fn load(path: &Path, defaults: &Defaults) -> Result<(Vec<Described>, Vec<Dia
 }
 
 /// Of those that select an application as this source tells of it, the most specific.
-pub fn select<'a>(pipelines: &'a [Described], source: &str, application: &Application) -> Option<&'a Described> {
+pub fn select<'a>(pipelines: &'a [Described], source: Source, application: &Application) -> Option<&'a Described> {
     let matching = pipelines.iter().filter(|described| described.is_told_by(source) && described.is_for(application));
     matching.max_by_key(|described| described.selector.rank())
 }

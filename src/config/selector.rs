@@ -52,7 +52,7 @@ impl Selector {
 
     /// Whether an application is selected.
     pub fn matches(&self, source: Source, application: &Application) -> bool {
-        self.is_for(application) && self.is_told_by(source.as_str())
+        self.is_for(application) && self.is_told_by(source)
     }
 
     /// Whether an application is selected, whoever tells of it.
@@ -62,14 +62,14 @@ impl Selector {
             && self.cluster.matches(application.cluster.as_ref().map(|cluster| cluster.as_str()))
     }
 
-    /// Whether a source is selected, by its name.
-    pub fn is_told_by(&self, source: &str) -> bool {
-        self.source.matches(Some(source))
+    /// Whether a source is selected.
+    pub fn is_told_by(&self, source: Source) -> bool {
+        self.source.matches(Some(source.as_str()))
     }
 
     /// Whether it could select something of a source in a namespace.
     pub fn covers(&self, source: Source, namespace: &Namespace) -> bool {
-        self.namespace.matches(Some(namespace.as_str())) && self.source.matches(Some(source.as_str()))
+        self.namespace.matches(Some(namespace.as_str())) && self.is_told_by(source)
     }
 
     /// How specific it is.

@@ -22,7 +22,7 @@ use clap::ValueEnum;
 use crate::config::one_file::{self, Described};
 use crate::domain::github::Rules;
 use crate::domain::hook::Hook;
-use crate::domain::names::Application;
+use crate::domain::names::{Application, Source};
 use crate::domain::pipeline::Pipeline;
 
 use super::Environment;
@@ -53,14 +53,14 @@ pub(super) enum Caller {
 
 impl Caller {
     /// The source that its calls reach.
-    const fn source(self) -> &'static str {
+    const fn source(self) -> Source {
         match self {
-            Self::Flagger => "flagger",
-            Self::Argocd => "argocd",
-            Self::ArgoRollouts => "argo-rollouts",
-            Self::Flux => "flux",
-            Self::Github => "github",
-            Self::Spinnaker => "generic",
+            Self::Flagger => Source::Flagger,
+            Self::Argocd => Source::Argocd,
+            Self::ArgoRollouts => Source::ArgoRollouts,
+            Self::Flux => Source::Flux,
+            Self::Github => Source::Github,
+            Self::Spinnaker => Source::Generic,
         }
     }
 }
@@ -162,6 +162,6 @@ fn meant<'a>(args: &WebhooksArgs, pipelines: &'a [Described]) -> Result<Vec<&'a 
     }
 }
 
-fn selects_no(application: &Application, source: &str) -> String {
+fn selects_no(application: &Application, source: Source) -> String {
     format!("selects {application} as told by {source}")
 }
