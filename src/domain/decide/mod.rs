@@ -5,12 +5,14 @@
 //! the same decision sees what an earlier one has done.
 //!
 //! - `identity`: which deployment a call is about, and what becomes of an older one
+//! - `failure`: which deployment a failure is told of, and what is undone
 //! - `rollout`: calls that name their rollout or themselves, and callers that say what they went back to
 //! - `loadtester`: the load tester's gates and commands
 //! - `gate`: passes over the stages of a hook
 //! - `rollback`: requests, replays, the end of a deployment
 //! - `operate`: what people ask for
 
+mod failure;
 mod gate;
 mod identity;
 mod loadtester;
