@@ -61,7 +61,7 @@ impl Turn<'_> {
         // It was undone before a call had named its revision: the caller's end is the first that does.
         let unnamed = current.revision.is_none() && (current.undone || current.is_rolling_back());
         match revision {
-            None => Some(current).filter(|d| d.end().is_none_or(|end| end.state != EndState::Succeeded)),
+            None => Some(current).filter(|d| d.end().is_none_or(|end| !end.is_success())),
             Some(_) if unnamed => Some(current),
             Some(_) => {
                 let found =
@@ -78,8 +78,7 @@ impl Turn<'_> {
     /// is the missing proof only while that is the current one, or right before an open one; later the
     /// same content was rolled out again, and a success that was lost must not be undone.
     fn may_be_told_of(&self, deployment: &Deployment) -> bool {
-        let unknown = |end: &End| end.state == EndState::Abandoned && end.reason != Some(Reason::Closed);
-        if self.stream.id.source != Source::Flagger || !deployment.end().is_some_and(unknown) {
+        if self.stream.id.source != Source::Flagger || !deployment.end().is_some_and(End::is_unknown) {
             return true;
         }
         match self.stream.deployments.as_slice() {
@@ -101,7 +100,7 @@ impl Turn<'_> {
             Standing::Progressing if told.promoted => Reply::Answer(answer::replayed(told, EndState::Succeeded)),
             Standing::Progressing => return None,
             // How it ended was not known; now it is. What a person closed stays closed.
-            Standing::Ended(end) if end.state == EndState::Abandoned && end.reason != Some(Reason::Closed) => {
+            Standing::Ended(end) if end.is_unknown() => {
                 return told.revision.is_some().then(|| self.replay(id, Reason::Failed, false, call));
             }
             // A step of the replay that a person cut short is still being stopped.

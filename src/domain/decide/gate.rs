@@ -172,7 +172,7 @@ impl Turn<'_> {
             }
             let reason = (end != PassEnd::Approved).then_some(Reason::PostRolloutFailed);
             // The end may have been recorded before, by an earlier pass of the same hook.
-            if deployment.end().is_none_or(|end| end.state == EndState::Succeeded && end.reason != reason) {
+            if deployment.end().is_none_or(|end| end.is_success() && end.reason != reason) {
                 self.end(id, EndState::Succeeded, reason);
             }
             return;

@@ -129,7 +129,7 @@ impl Turn<'_> {
                     return self.undone(id, call.hook);
                 }
                 // Flux says so once for each upgrade, and two may be of the same chart's version.
-                Standing::Ended(end) if end.state == EndState::Succeeded && self.stream.id.source != Source::Flux => {
+                Standing::Ended(end) if end.is_success() && self.stream.id.source != Source::Flux => {
                     let undelivered = current.pass(call.hook).is_some_and(|pass| !pass.delivered);
                     if revision.is_some() && current.revision.as_ref() == revision || revision.is_none() && undelivered
                     {

@@ -12,7 +12,7 @@ use crate::domain::names::{Revision, Source};
 use crate::domain::pass::PassEnd;
 use crate::domain::record::{CallKey, EndState, Event, Finding, Reason};
 use crate::domain::report::Report;
-use crate::domain::state::{Deployment, Standing};
+use crate::domain::state::{Deployment, End, Standing};
 
 impl Turn<'_> {
     /// Answers a call, from the ledger where it is a repetition, and notes what it wants remembered.
@@ -93,7 +93,7 @@ impl Turn<'_> {
         };
         match &call.says {
             Says::Opening { .. } | Says::Forward { .. } | Says::Succeeded { .. } | Says::Reconciled { .. } => {
-                let succeeded = deployment.end().is_some_and(is_success);
+                let succeeded = deployment.end().is_some_and(End::is_success);
                 let Some(pass) = deployment.pass(call.hook) else {
                     let answer = match deployment.pipeline.on_hook(call.hook).next() {
                         None if deployment.goes_on(call.hook) || succeeded => {
@@ -188,7 +188,7 @@ impl Turn<'_> {
                 }
                 // Only a gate begins anew: what is only told may be told late.
                 let once = ends_once || call.unattended;
-                let succeeded = known.promoted && (known.end().is_none_or(is_success) && !known.is_rolling_back());
+                let succeeded = known.promoted && (known.end().is_none_or(End::is_success) && !known.is_rolling_back());
                 // What it had approved was for that revision; a retry that took up another asks for the first time.
                 let another = revision.is_some() && known.revision.is_some() && *revision != known.revision;
                 if !once && is_current && succeeded && another {
@@ -197,7 +197,7 @@ impl Turn<'_> {
                 if !once && is_current && succeeded {
                     return Some(Reply::Answer(passed_before(known, call.hook)));
                 }
-                if once || !is_current || known.end().is_none_or(is_success) { over(self) } else { None }
+                if once || !is_current || known.end().is_none_or(End::is_success) { over(self) } else { None }
             }
             Says::Succeeded { revision } => {
                 let (standing, promoted, undone) = (known.standing.clone(), known.promoted, known.undone);
@@ -207,14 +207,14 @@ impl Turn<'_> {
                         self.learn(id, revision.as_ref());
                         Some(if promoted { self.gate(id, call.hook, call) } else { self.promote(id, call) })
                     }
-                    Standing::Ended(end) if is_success(&end) => Some(self.gate(id, call.hook, call)),
+                    Standing::Ended(end) if end.is_success() => Some(self.gate(id, call.hook, call)),
                     Standing::RollingBack { .. } | Standing::Ended(_) if undone => {
                         self.emit(id, Event::CallerEndSeen);
                         Some(self.undone(id, call.hook))
                     }
                     Standing::RollingBack { .. } => over(self),
                     // Another rollout took its place before its end was told; now it is.
-                    Standing::Ended(end) if is_unknown(&end) && quiet => Some(self.promote(id, call)),
+                    Standing::Ended(end) if end.is_unknown() && quiet => Some(self.promote(id, call)),
                     // Told to have succeeded before, it is that word once more, and begins nothing anew.
                     Standing::Ended(_) if ends_once || !is_current || promoted => over(self),
                     Standing::Ended(_) => None,
@@ -226,7 +226,7 @@ impl Turn<'_> {
                     let reason = self.requested_or(id, Reason::Failed);
                     return Some(self.replay(id, reason, false, call));
                 }
-                if known.end().is_some_and(is_unknown) {
+                if known.end().is_some_and(End::is_unknown) {
                     // How it ended was not known; now it is.
                     return Some(self.replay(id, Reason::Failed, false, call));
                 }
@@ -250,7 +250,7 @@ impl Turn<'_> {
         let end = current.end();
         let (same, revision) = match &call.says {
             Says::Succeeded { revision } => {
-                (end.map_or(current.promoted && !current.is_rolling_back(), is_success), revision)
+                (end.map_or(current.promoted && !current.is_rolling_back(), End::is_success), revision)
             }
             Says::Failed { revision } => {
                 let rejected = end.is_some_and(|end| end.reason == Some(Reason::PostRolloutFailed));
@@ -389,15 +389,6 @@ fn names_another(deployment: &Deployment, call: &Call) -> Option<Reply> {
         deployment.id
     );
     Some(Reply::Conflict { message })
-}
-
-fn is_success(end: &crate::domain::state::End) -> bool {
-    end.state == EndState::Succeeded
-}
-
-/// Whether how it ended was not known. What a person closed stays closed.
-fn is_unknown(end: &crate::domain::state::End) -> bool {
-    end.state == EndState::Abandoned && end.reason != Some(Reason::Closed)
 }
 
 fn was_replayed(deployment: &Deployment) -> bool {
