@@ -1,7 +1,7 @@
 //! Gates: a call of a forward hook joins the pass that goes on, takes the result that nobody has
 //! taken, is answered from the ledger, or begins a new pass.
 
-use super::{Turn, is_wait, pending};
+use super::{Turn, busy, is_wait, pending};
 use crate::domain::answer;
 use crate::domain::call::{Action, Call, Reply, WaitKey};
 use crate::domain::hook::Hook;
@@ -38,13 +38,7 @@ impl Turn<'_> {
                 let comes_again = hook != Hook::PostRollout && !call.unattended;
                 let refusable = comes_again && !is_wait(stage) && !self.context.slot;
                 if refusable && self.context.queue_full {
-                    return Reply::Busy {
-                        message: format!(
-                            "too many scripts wait for a slot, so stage {} was not started; call again, or raise \
-                             execution.maxConcurrent or execution.queue",
-                            stage.id
-                        ),
-                    };
+                    return busy(&format!("stage {}", stage.id));
                 }
                 if refusable && self.context.draining {
                     return pending(deployment, hook, "Stagehook is shutting down; call again");

@@ -6,7 +6,7 @@
 
 use jiff::SignedDuration;
 
-use super::{Turn, note};
+use super::{Turn, busy, note};
 use crate::domain::answer;
 use crate::domain::call::{Answer, Call, Reply, Subject, Verdict, WaitKey};
 use crate::domain::ids::DeploymentId;
@@ -67,11 +67,7 @@ impl Turn<'_> {
             }
         }
         if !self.context.slot && self.context.queue_full {
-            return Reply::Busy {
-                message: "too many scripts wait for a slot, so the command was not started; call again, or raise \
-                          execution.maxConcurrent or execution.queue"
-                    .to_owned(),
-            };
+            return busy("the command");
         }
         if self.context.draining {
             return Reply::Answer(Answer {

@@ -199,6 +199,16 @@ fn pending(deployment: &Deployment, hook: Hook, message: &str) -> Reply {
     Reply::Answer(answer::pending(deployment, hook, message))
 }
 
+/// There is no room for what was asked for.
+fn busy(what: &str) -> Reply {
+    Reply::Busy {
+        message: format!(
+            "too many scripts wait for a slot, so {what} was not started; call again, or raise execution.maxConcurrent \
+             or execution.queue"
+        ),
+    }
+}
+
 fn note(hook: Hook, deployment: Option<DeploymentId>, message: String) -> Reply {
     Reply::Answer(super::call::Answer {
         verdict: Verdict::Approved,
