@@ -100,6 +100,19 @@ fn a_public_url_is_one_that_callers_can_use() {
 }
 
 #[test]
+fn the_password_of_a_url_is_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stagehook.yaml");
+    for setting in ["server: {publicUrl: URL}", "sources: {github: {api: {url: URL}}}"] {
+        let text = setting.replace("URL", "'https://ann:hunter2@hooks.example.com'");
+        std::fs::write(&path, text).unwrap();
+        let faults = Settings::load(Some(&path), &env(&[])).unwrap_err();
+        let shown: String = faults.iter().map(ToString::to_string).collect();
+        assert!(shown.contains("there is an @ in it") && !shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
 fn variables_lie_over_the_file_and_the_file_over_the_defaults() {
     let file = "execution: {maxConcurrent: 2, queue: 3, inheritEnv: [A]}\nlog: {level: debug}\nrollback:\n";
     let settings = good(

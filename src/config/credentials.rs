@@ -9,7 +9,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use crate::domain::glob::Glob;
 use crate::domain::names::{Cluster, Source};
 
-use super::diagnostic::Diagnostic;
+use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
 use super::secret::{Environment, Secret, SecretError, SecretValue};
 use super::yaml::{Node, Value};
@@ -304,6 +304,16 @@ fn globs(fields: &mut Fields<'_>, name: &'static str, setting: &str, faults: &mu
         }
     }
     globs
+}
+
+/// A fault of a URL. One with a user may have a password as well, so it is not repeated.
+pub(super) fn url_fault(at: &Place, what: &str, url: &str) -> Diagnostic {
+    if !url.contains('@') {
+        return Diagnostic::error(at, format!("{what}, and it is {url:?}"));
+    }
+    let mut fault = Diagnostic::error(at, format!("{what}, and there is an @ in it"));
+    fault.snippet = None;
+    fault
 }
 
 /// Reads a part of the settings whose lines may hold a secret: none of its faults quotes its line.

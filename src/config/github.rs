@@ -1,6 +1,6 @@
 //! `sources.github.api`: where outcomes are told, and as whom.
 
-use super::credentials::unquoted;
+use super::credentials::{unquoted, url_fault};
 use super::diagnostic::Diagnostic;
 use super::fields::{Fields, loose_text};
 use super::read::missing;
@@ -74,7 +74,7 @@ pub(super) fn api(source: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Opti
         Some(node) => fields.text("url", faults).and_then(|text| match base(text) {
             Ok(()) => Some(text.to_owned()),
             Err(why) => {
-                let fault = Diagnostic::error(&node.at, format!("{SETTING}.url {why}, and it is {text:?}"));
+                let fault = url_fault(&node.at, &format!("{SETTING}.url {why}"), text);
                 faults.push(fault.hint("https://api.github.com, or https://HOST/api/v3 of GitHub Enterprise Server"));
                 None
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::names::Source;
 
-use super::credentials::{self, unquoted};
+use super::credentials::{self, unquoted, url_fault};
 use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
 use super::github;
@@ -264,8 +264,7 @@ fn public_url(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<O
         matches!(uri.scheme_str(), Some("http" | "https")) && named && uri.query().is_none() && !told.contains('#')
     });
     if parsed.is_none() {
-        let fault =
-            Diagnostic::error(&node.at, format!("server.publicUrl must be an http or https URL, and not {told:?}"));
+        let fault = url_fault(&node.at, "server.publicUrl must be an http or https URL without a user", told);
         faults.push(fault.hint("https://stagehook.example.com, or with a path before /hooks"));
         return None;
     }
