@@ -172,7 +172,7 @@ async fn what_is_appended_is_there_after_a_restart() {
     assert_eq!(ledger.find_run(run(1)).await.unwrap(), Some((a.clone(), dep(1))));
     assert_eq!(ledger.output(run(1)).await.unwrap().as_deref(), Some(OUTPUT));
     assert_eq!(ledger.live().await.unwrap(), [(a.clone(), dep(1))]);
-    assert_eq!(ledger.sources_of(&a.application).await.unwrap(), [(Source::Flagger, dep(1))]);
+    assert_eq!(ledger.sources_of(&a.application).await.unwrap(), [Source::Flagger]);
     assert_eq!(ledger.summary(dep(1)).await.unwrap(), Some(summary(&a, dep(1), 1, State::Progressing, true)));
     let stored = ledger.records(dep(1)).await.unwrap();
     assert_eq!(stored[1].prev, stored[0].hash);

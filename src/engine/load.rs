@@ -74,11 +74,15 @@ impl Engine {
         'again: loop {
             if streams.by_source.is_empty() {
                 let mut folded = BTreeMap::new();
+                // Mostly one, or none yet: the others are empty, and need no look at the ledger.
+                let known = ledger.sources_of(&id.application).await.map_err(|error| error.to_string())?;
                 for source in Source::ALL {
                     let stream = StreamId { source, application: id.application.clone() };
-                    let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
-                    let mut state = Stream::new(stream);
-                    fold(&mut state, &loaded)?;
+                    let mut state = Stream::new(stream.clone());
+                    if known.contains(&source) {
+                        let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
+                        fold(&mut state, &loaded)?;
+                    }
                     folded.insert(source, state);
                 }
                 streams.by_source = folded;

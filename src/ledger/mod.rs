@@ -140,8 +140,8 @@ impl Ledger {
         self.inner.readers.read(read::live).await
     }
 
-    /// The sources that have told of an application, each with its newest deployment.
-    pub async fn sources_of(&self, application: &Application) -> Result<Vec<(Source, DeploymentId)>, LedgerError> {
+    /// The sources that have told of an application.
+    pub async fn sources_of(&self, application: &Application) -> Result<Vec<Source>, LedgerError> {
         let application = application.clone();
         self.inner.readers.read(move |connection| read::sources_of(connection, &application)).await
     }

@@ -188,21 +188,13 @@ pub(super) fn live(connection: &Connection) -> Result<Vec<(StreamId, DeploymentI
     Ok(live)
 }
 
-pub(super) fn sources_of(
-    connection: &Connection,
-    application: &Application,
-) -> Result<Vec<(Source, DeploymentId)>, LedgerError> {
-    let mut statement = connection.prepare_cached(
-        "SELECT s.source, (SELECT d.id FROM deployments d WHERE d.stream_id = s.id ORDER BY d.opened_seq DESC LIMIT 1)
-         FROM streams s WHERE s.application = ?1 ORDER BY s.source",
-    )?;
+pub(super) fn sources_of(connection: &Connection, application: &Application) -> Result<Vec<Source>, LedgerError> {
+    let mut statement =
+        connection.prepare_cached("SELECT source FROM streams WHERE application = ?1 ORDER BY source")?;
     let mut found = statement.query([application.to_string()])?;
     let mut sources = Vec::new();
     while let Some(row) = found.next()? {
-        // A stream whose only records are about no deployment has no newest one.
-        if let Some(id) = row.get::<_, Option<String>>(1)? {
-            sources.push((rows::parse("source", &row.get::<_, String>(0)?)?, rows::parse("deployment id", &id)?));
-        }
+        sources.push(rows::parse("source", &row.get::<_, String>(0)?)?);
     }
     Ok(sources)
 }
