@@ -164,7 +164,9 @@ impl History {
             };
             all.iter().any(|d| whole(d) && d.keys.iter().any(|(of, known)| of == hook && known.id == *key))
         };
-        if let Some(known) = known.filter(stored) {
+        // A refusal (the key is another call's) answers nothing.
+        let refused = matches!(reply, stagehook::domain::call::Reply::Conflict { .. });
+        if let Some(known) = known.filter(stored).filter(|_| !refused) {
             self.answered.insert(known);
         }
         self.last = Some(call);
