@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::domain::printable::misleads;
+
 /// A text in one line, with everything that steers a terminal written out.
 pub(super) fn escape(text: &str) -> String {
     escape_but(text, |_| false)
@@ -17,8 +19,11 @@ pub(super) fn escape_lines(text: &str) -> String {
 pub(super) fn escape_json(document: &str) -> String {
     let mut escaped = String::with_capacity(document.len());
     for c in document.chars() {
-        if c != '\n' && (c.is_control() || reorders(c)) {
-            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        if c != '\n' && misleads(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }
         } else {
             escaped.push(c);
         }
@@ -29,18 +34,13 @@ pub(super) fn escape_json(document: &str) -> String {
 fn escape_but(text: &str, keep: impl Fn(char) -> bool) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
-        if !keep(c) && (c.is_control() || reorders(c)) {
+        if !keep(c) && misleads(c) {
             escaped.extend(c.escape_default());
         } else {
             escaped.push(c);
         }
     }
     escaped
-}
-
-/// Marks that make a line read other than it is.
-fn reorders(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `2026-05-01T10:00:00Z (3m ago)`, in UTC and to the second.
@@ -133,10 +133,10 @@ mod tests {
 
     #[test]
     fn json_steers_no_terminal_and_says_the_same() {
-        let value = serde_json::json!({"a": "\u{9b}2J\u{1b}[0m\u{7f}\u{202e}ä\n"});
+        let value = serde_json::json!({"a": "\u{9b}2J\u{1b}[0m\u{7f}\u{202e}\u{2028}\u{e0041}ä\n"});
         let document = serde_json::to_string_pretty(&value).unwrap();
         let escaped = escape_json(&document);
-        assert!(escaped.chars().all(|c| c == '\n' || !(c.is_control() || reorders(c))), "{escaped:?}");
+        assert!(escaped.chars().all(|c| c == '\n' || !misleads(c)), "{escaped:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
     }
 

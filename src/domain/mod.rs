@@ -14,6 +14,7 @@ pub mod loadtester;
 pub mod names;
 pub mod pass;
 pub mod pipeline;
+pub mod printable;
 pub mod progress;
 pub mod record;
 pub mod replay;
