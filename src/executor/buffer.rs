@@ -67,18 +67,21 @@ impl HeadTail {
         text
     }
 
-    /// What is kept of the stream from its byte `from` on.
-    pub fn since(&self, from: u64) -> Piece {
+    /// The next piece of what is kept of the stream from its byte `from` on, of at most `longest` bytes.
+    pub fn since(&self, from: u64, longest: usize) -> Piece {
         let tail_begin = self.total - self.tail.len() as u64;
         let at = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX);
         if from < self.head.len() as u64 {
             // What follows the head is told in the next piece, so that a gap is always in front.
-            let bytes = self.head[at(from)..].to_vec();
-            return Piece { skipped: 0, bytes, next: self.head.len() as u64 };
+            let rest = &self.head[at(from)..];
+            let bytes = rest[..rest.len().min(longest)].to_vec();
+            return Piece { skipped: 0, next: from + bytes.len() as u64, bytes };
         }
         let begin = from.clamp(tail_begin, self.total);
-        let bytes = self.tail.iter().skip(at(begin - tail_begin)).copied().collect();
-        Piece { skipped: begin.saturating_sub(from), bytes, next: self.total }
+        let first = at(begin - tail_begin);
+        let bytes: Vec<u8> =
+            self.tail.range(first..self.tail.len().min(first.saturating_add(longest))).copied().collect();
+        Piece { skipped: begin.saturating_sub(from), next: begin + bytes.len() as u64, bytes }
     }
 }
 
@@ -100,21 +103,22 @@ mod tests {
         buffer.push(b"0123456789abcdef");
         assert_eq!(String::from_utf8(buffer.text()).unwrap(), "0123\n… 8 bytes cut …\ncdef");
         assert_eq!((buffer.total(), buffer.kept()), (16, 8));
-        assert_eq!(buffer.since(0), Piece { skipped: 0, bytes: b"0123".to_vec(), next: 4 });
-        assert_eq!(buffer.since(4), Piece { skipped: 8, bytes: b"cdef".to_vec(), next: 16 });
-        assert_eq!(buffer.since(16), Piece { skipped: 0, bytes: vec![], next: 16 });
+        assert_eq!(buffer.since(0, 9), Piece { skipped: 0, bytes: b"0123".to_vec(), next: 4 });
+        assert_eq!(buffer.since(4, 4), Piece { skipped: 8, bytes: b"cdef".to_vec(), next: 16 });
+        assert_eq!(buffer.since(16, 9), Piece { skipped: 0, bytes: vec![], next: 16 });
     }
 
     proptest! {
         #[test]
-        fn is_the_whole_or_its_ends(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..12), limit in 0_usize..64) {
+        fn is_the_whole_or_its_ends(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..12), limit in 0_usize..64, longest in 1_usize..70) {
             let mut buffer = HeadTail::new(limit);
             let mut followed = Vec::new();
             let mut next = 0;
             for chunk in &chunks {
                 buffer.push(chunk);
                 loop {
-                    let piece = buffer.since(next);
+                    let piece = buffer.since(next, longest);
+                    prop_assert!(piece.bytes.len() <= longest);
                     prop_assert_eq!(piece.next, next + piece.skipped + piece.bytes.len() as u64);
                     if piece.next == next { break; }
                     followed.extend(vec![None; usize::try_from(piece.skipped).unwrap()]);

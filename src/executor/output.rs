@@ -13,6 +13,9 @@ use super::last_line::LastLine;
 use super::mask::{Masker, Secrets};
 use crate::domain::record::OutputDigest;
 
+/// The most that is read at once.
+const PIECE: usize = 64 * 1024;
+
 /// The live output of one run, for any number of readers.
 #[derive(Clone, Debug)]
 pub struct OutputView {
@@ -27,10 +30,10 @@ impl OutputView {
         lock(&self.shared).text()
     }
 
-    /// What is kept of the output from its byte `from` on; its `next` is where to go on. A gap
-    /// is told in [`Piece::skipped`].
+    /// A piece of what is kept of the output from its byte `from` on; its `next` is where to go on. A gap
+    /// is told in [`Piece::skipped`]. It is small, since one is held for each reader that does not read.
     pub fn since(&self, from: u64) -> Piece {
-        lock(&self.shared).since(from)
+        lock(&self.shared).since(from, PIECE)
     }
 
     /// Whether nothing will follow.
