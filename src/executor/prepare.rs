@@ -3,6 +3,7 @@
 //! Messages name references and variables, never values. Deliberately starts nothing.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -93,17 +94,40 @@ pub fn nearest_directory(directory: &Path) -> PathBuf {
     directory.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_path_buf()
 }
 
+/// Where the order's program is, by the script's own `PATH` and directory; nothing where there is none of that name.
+fn found(order: &Order) -> Option<PathBuf> {
+    let program = Path::new(OsStr::from_bytes(order.argv.first()?));
+    let directory = Path::new(OsStr::from_bytes(&order.directory));
+    let of_path = order.env.iter().find(|(name, _)| name == b"PATH").map_or(&b""[..], |(_, value)| value);
+    let folders: Vec<_> = if order.argv.first()?.contains(&b'/') {
+        vec![directory.to_path_buf()]
+    } else {
+        of_path.split(|byte| *byte == b':').map(|folder| directory.join(OsStr::from_bytes(folder))).collect()
+    };
+    folders.into_iter().map(|folder| folder.join(program)).find(|path| path.symlink_metadata().is_ok())
+}
+
 /// Why a script could not be started, for people.
 pub fn why_not_started(order: &Order, errno: i32) -> String {
     let error = Errno::from_raw_os_error(errno);
     let program = order.argv.first().map(|program| String::from_utf8_lossy(program)).unwrap_or_default();
     match error {
-        Errno::NOENT => {
+        Errno::NOENT | Errno::NOTDIR if found(order).is_some() => format!(
+            "{program} could not be started: it is there, but what should run it is not; correct the program that its first \
+             line (`#!`) names"
+        ),
+        Errno::NOENT | Errno::NOTDIR => {
             format!("{program} could not be started: there is no such program here; install it or correct `shell`")
+        }
+        Errno::ACCESS if found(order).is_some_and(|path| path.is_dir()) => {
+            format!("{program} could not be started: it is a folder; correct `shell`")
         }
         Errno::ACCESS => format!(
             "{program} could not be started: permission denied; check that it and the working directory {} are accessible",
             String::from_utf8_lossy(&order.directory)
+        ),
+        Errno::NOEXEC => format!(
+            "{program} could not be started: it is no program of this machine, and has no first line (`#!`) that says what runs it"
         ),
         Errno::TOOBIG => {
             let script = order.argv.iter().map(|argument| ("the script".to_owned(), argument.len()));
