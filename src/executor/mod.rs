@@ -3,7 +3,7 @@
 //! `run` walks the attempts and makes the [`Ending`]; `command` runs one command under a [`supervisor`],
 //! which is this program again and proves that nothing of the command is left; `orphans` is for
 //! supervisors that were killed themselves. `prepare`, `run_dir` and [`environment`] are what a
-//! script finds when it starts, `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
+//! script finds when it starts (`removal` takes away what it made of that), `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
 //! of it. Deliberately knows no ledger, no deployment and no rule about either.
 
 mod buffer;
@@ -16,6 +16,7 @@ mod output;
 mod outputs;
 mod prepare;
 mod proc;
+mod removal;
 mod run;
 mod run_dir;
 mod signal_name;

@@ -33,6 +33,8 @@ pub struct Stat {
     pub session: i32,
     /// Dead, and only waiting for its parent to notice.
     pub zombie: bool,
+    /// Suspended by a signal, until another one lets it go on.
+    pub suspended: bool,
 }
 
 /// Reads one process; nothing when it is gone.
@@ -50,7 +52,7 @@ pub fn stat(pid: Pid) -> Option<Stat> {
     let start = fields.nth(1)?.parse().ok()?;
     // A process whose first thread has ended looks like a zombie while its other threads live on.
     let zombie = matches!(state, "Z" | "X" | "x") && threads <= 1;
-    Some(Stat { process: Process { pid, start }, parent, group, session, zombie })
+    Some(Stat { process: Process { pid, start }, parent, group, session, zombie, suspended: state == "T" })
 }
 
 /// Every process there is, read one by one in the order of their numbers while the caller acts:

@@ -16,8 +16,12 @@ use super::signal_name::signal_name;
 use super::stop::{Cause, StopKind, Stops};
 use super::wire::{Exit, Order, Report};
 use super::{Clock, Finished, Job, MARKER, Settings};
+use crate::domain::pipeline::EnvValue;
 use crate::domain::record::{Attempt, Ending, Outcome};
 use crate::domain::span::Span;
+
+/// The longest value of `STAGEHOOK_OUTPUTS`: a variable may have 128 KiB on Linux, with its name.
+const LONGEST_OUTPUTS: usize = 128 * 1024 - 64;
 
 /// Runs a job to its end. It can't fail: whatever goes wrong is an ending.
 pub async fn run(settings: Arc<Settings>, clock: Clock, job: Job, mut stops: Stops, mut output: Recorder) -> Finished {
@@ -42,21 +46,20 @@ async fn attempts(
     output: &mut Recorder,
 ) -> Result<Ending, String> {
     let job = Arc::new(job);
-    let (resolved, dir) = blocking({
-        let (job, work_dir) = (Arc::clone(&job), settings.work_dir.clone());
-        move || {
-            let resolved = prepare::resolve(&job.env, &job.secret_values)?;
-            let dir = RunDir::create(&work_dir, job.run, &job.event)
-                .map_err(|error| format!("the run's folder in {} could not be made: {error}", work_dir.display()))?;
-            Ok((resolved, Arc::new(dir)))
-        }
+    let resolved = blocking({
+        let job = Arc::clone(&job);
+        move || prepare::resolve(&job.env, &job.secret_values)
     })
     .await?;
     output.mask(&resolved.secrets);
-    let mut walk = Walk { settings, clock, job: &job, resolved: &resolved, dir, stops, output };
+    let (outputs_of_earlier, left_out) = outputs_variable(&job);
+    let mut walk = Walk { settings, clock, job, resolved, outputs_of_earlier, stops, output };
+    if let Some(note) = left_out {
+        walk.output.note(&format!("[stagehook] {note}"));
+    }
     let mut all = Vec::new();
     let mut last = Ending::plain(Outcome::Failed, "");
-    for number in 1..=job.retries.saturating_add(1) {
+    for number in 1..=walk.job.retries.saturating_add(1) {
         if let Some(cause) = walk.stops.now() {
             // Between two attempts, or before the first: nothing is alive.
             let (outcome, message) = walk.stopped(&cause);
@@ -66,7 +69,7 @@ async fn attempts(
             walk.output.note(&format!("--- attempt {number} ---"));
         }
         walk.output.begin_attempt();
-        let (attempt, outcome, outputs) = walk.attempt(number).await?;
+        let (attempt, outcome, outputs) = walk.attempt(number).await;
         last = Ending {
             outcome,
             exit_code: attempt.exit_code,
@@ -88,9 +91,9 @@ async fn attempts(
 struct Walk<'a> {
     settings: &'a Settings,
     clock: &'a Clock,
-    job: &'a Job,
-    resolved: &'a Resolved,
-    dir: Arc<RunDir>,
+    job: Arc<Job>,
+    resolved: Resolved,
+    outputs_of_earlier: String,
     stops: &'a mut Stops,
     output: &'a mut Recorder,
 }
@@ -103,38 +106,64 @@ struct Step {
 }
 
 impl Walk<'_> {
-    async fn attempt(&mut self, number: u32) -> Result<(Attempt, Outcome, BTreeMap<String, String>), String> {
-        let outputs_file = blocking({
-            let dir = Arc::clone(&self.dir);
-            move || dir.outputs(number).map_err(|error| format!("the outputs file could not be made: {error}"))
-        })
-        .await?;
-        let env = self.environment(number, &outputs_file);
+    async fn attempt(&mut self, number: u32) -> (Attempt, Outcome, BTreeMap<String, String>) {
         let started_at = (self.clock)();
-        let step = self.commands(&env).await;
+        let (step, outputs) = match self.folder(number).await {
+            Ok((dir, outputs_file)) => {
+                let env = self.environment(number, &dir, &outputs_file);
+                let step = self.commands(&env).await;
+                (step, self.outputs(dir, outputs_file).await)
+            }
+            Err(message) => {
+                self.output.note(&format!("[stagehook] {message}"));
+                (Step { outcome: Outcome::Failed, exit: None, message }, BTreeMap::new())
+            }
+        };
         let finished_at = (self.clock)();
-        let Outputs { values, notes } = blocking({
-            let secrets = self.resolved.secrets.clone();
-            move || Ok(outputs::read(&outputs_file, &secrets))
-        })
-        .await?;
-        for note in &notes {
-            self.output.note(&format!("[stagehook] {note}"));
-        }
         let (exit_code, signal) = match step.exit {
             Some(Exit::Code(code)) => (Some(code), None),
             Some(Exit::Signal(signal)) => (None, Some(signal)),
             None => (None, None),
         };
         let message = self.resolved.secrets.mask_text(&step.message);
-        Ok((Attempt { started_at, finished_at, exit_code, signal, message }, step.outcome, values))
+        (Attempt { started_at, finished_at, exit_code, signal, message }, step.outcome, outputs)
+    }
+
+    /// The attempt's folder, made anew, and the outputs file in it.
+    async fn folder(&self, number: u32) -> Result<(RunDir, PathBuf), String> {
+        let (job, work_dir) = (Arc::clone(&self.job), self.settings.work_dir.clone());
+        blocking(move || {
+            let made = RunDir::create(&work_dir, job.run, &job.event).and_then(|dir| {
+                let outputs_file = dir.outputs(number)?;
+                Ok((dir, outputs_file))
+            });
+            made.map_err(|error| format!("the run's folder in {} could not be made: {error}", work_dir.display()))
+        })
+        .await
+    }
+
+    /// What the attempt left in its outputs file. Its folder goes with that.
+    async fn outputs(&mut self, dir: RunDir, outputs_file: PathBuf) -> BTreeMap<String, String> {
+        let secrets = self.resolved.secrets.clone();
+        let read = blocking(move || {
+            let mut outputs = outputs::read(&outputs_file, &secrets);
+            outputs.notes.extend(dir.remove().err());
+            Ok(outputs)
+        });
+        let Outputs { values, notes } =
+            read.await.unwrap_or_else(|why| Outputs { values: BTreeMap::new(), notes: vec![why] });
+        for note in &notes {
+            self.output.note(&format!("[stagehook] {note}"));
+        }
+        values
     }
 
     /// The commands in order, up to the first that does not succeed.
     async fn commands(&mut self, env: &[(Vec<u8>, Vec<u8>)]) -> Step {
-        let count = self.job.commands.len();
+        let job = Arc::clone(&self.job);
+        let count = job.commands.len();
         let mut step = Step { outcome: Outcome::Succeeded, exit: None, message: "nothing to run".to_owned() };
-        for (index, text) in self.job.commands.iter().enumerate() {
+        for (index, text) in job.commands.iter().enumerate() {
             if let Some(cause) = self.stops.now() {
                 let (outcome, message) = self.stopped(&cause);
                 return Step { outcome, message, ..step };
@@ -189,8 +218,13 @@ impl Walk<'_> {
                 Step { outcome: Outcome::Failed, exit: None, message: prepare::why_not_started(order, errno) }
             }
             // Stopped while it ran; had it ended before, its own end would be the truth.
-            (Some(Report::Ended { exit, stopped: true, .. }), Some(cause)) => {
-                let (outcome, message) = self.stopped(&cause);
+            (Some(Report::Ended { exit, stopped: true, suspended, .. }), Some(cause)) => {
+                let (outcome, mut message) = self.stopped(&cause);
+                message.push_str(&match suspended {
+                    0 => String::new(),
+                    1 => "; 1 of its processes had been stopped by a signal (as SIGSTOP)".to_owned(),
+                    n => format!("; {n} of its processes had been stopped by a signal (as SIGSTOP)"),
+                });
                 Step { outcome, exit: Some(exit), message }
             }
             (Some(Report::Ended { exit, left_behind, .. }), _) => {
@@ -231,18 +265,46 @@ impl Walk<'_> {
     }
 
     /// What the executor knows, then the job's own, which wins, then the marker, which nobody overrules.
-    fn environment(&self, attempt: u32, outputs_file: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn environment(&self, attempt: u32, dir: &RunDir, outputs_file: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
         let path = |path: PathBuf| path.into_os_string().into_encoded_bytes();
         let mut env: BTreeMap<String, Vec<u8>> = BTreeMap::from([
             ("STAGEHOOK_ATTEMPT".to_owned(), attempt.to_string().into_bytes()),
-            ("STAGEHOOK_EVENT_FILE".to_owned(), path(self.dir.event())),
+            ("STAGEHOOK_EVENT_FILE".to_owned(), path(dir.event())),
             ("STAGEHOOK_OUTPUT".to_owned(), path(outputs_file.to_path_buf())),
-            ("STAGEHOOK_OUTPUTS".to_owned(), self.job.outputs_of_earlier.to_string().into_bytes()),
+            ("STAGEHOOK_OUTPUTS".to_owned(), self.outputs_of_earlier.clone().into_bytes()),
         ]);
         env.extend(self.resolved.env.clone());
         env.insert(MARKER.to_owned(), self.job.run.to_string().into_bytes());
         env.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect()
     }
+}
+
+/// `STAGEHOOK_OUTPUTS`, and what is to be said where not all of it fits into a variable: scripts that left much must
+/// not keep later ones, and those that undo them, from running. The stage's own stay longest.
+fn outputs_variable(job: &Job) -> (String, Option<String>) {
+    let mut text = job.outputs_of_earlier.to_string();
+    let serde_json::Value::Object(stages) = &job.outputs_of_earlier else { return (text, None) };
+    let mut stages = stages.clone();
+    let own = job.env.iter().rev().find_map(|(name, value)| match value {
+        EnvValue::Plain(stage) if name == "STAGEHOOK_STAGE" => Some(stage.as_str()),
+        _ => None,
+    });
+    let mut left_out = Vec::new();
+    while text.len() > LONGEST_OUTPUTS {
+        let largest =
+            stages.iter().max_by_key(|(stage, outputs)| (Some(stage.as_str()) != own, outputs.to_string().len()));
+        let Some(stage) = largest.map(|(stage, _)| stage.clone()) else { break };
+        stages.remove(&stage);
+        left_out.push(stage);
+        text = serde_json::Value::Object(stages.clone()).to_string();
+    }
+    let note = (!left_out.is_empty()).then(|| {
+        format!(
+            "STAGEHOOK_OUTPUTS is without the outputs of {}: together they would be longer than a variable can be",
+            left_out.join(", ")
+        )
+    });
+    (text, note)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, String> {

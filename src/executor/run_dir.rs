@@ -1,17 +1,20 @@
-//! The private folder of one run: the call's payload, and the files in which attempts leave outputs.
+//! The private folder of one attempt: the call's payload, and the file in which it leaves its outputs.
 //!
-//! Deliberately not the scripts' working directory. It is gone when the run is over.
+//! Deliberately not the scripts' working directory. It is gone when the attempt is over, so whatever one
+//! made of it the next doesn't find.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::removal::remove;
 use crate::domain::ids::RunId;
 
-/// A folder that only the service's user may enter; removed when it is dropped.
+/// A folder that only the service's user may enter; removed when it is dropped, if not before.
 pub struct RunDir {
     path: PathBuf,
+    removed: bool,
 }
 
 impl RunDir {
@@ -25,7 +28,7 @@ impl RunDir {
             Ok(()) | Err(_) => {}
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = Self { path: fs::canonicalize(path)? };
+        let dir = Self { path: fs::canonicalize(path)?, removed: false };
         let mut file = create(&dir.event())?;
         file.write_all(&serde_json::to_vec(event)?)?;
         Ok(dir)
@@ -42,12 +45,25 @@ impl RunDir {
         create(&path)?;
         Ok(path)
     }
+
+    /// Removes it, which takes as long as there is much in it. What can't be removed now is at the next start; the error
+    /// is a line for people.
+    pub fn remove(mut self) -> Result<(), String> {
+        self.removed = true;
+        remove(&self.path).map_err(|error| {
+            format!(
+                "the run's folder {} could not be removed, and is tried again at the next start: {error}",
+                self.path.display()
+            )
+        })
+    }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // What can't be removed now is removed at the next start.
-        let _ = remove(&self.path);
+        if !self.removed {
+            let _ = remove(&self.path);
+        }
     }
 }
 
@@ -68,35 +84,14 @@ pub fn clean(work_dir: &Path) -> io::Result<()> {
     outcome
 }
 
-/// Removes a folder with all that is in it, also where a script took away its own right to write there (a cache of
-/// Go modules is such a place): a folder in it that can't be emptied is opened first.
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path);
-            fs::remove_dir_all(path)
-        }
-        result => result,
-    }
-}
-
-fn open_up(folder: &Path) {
-    // Whatever fails here fails again when it is removed, and is told there.
-    let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        // The entry's own type: a link to a folder elsewhere is no folder.
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
-    }
-}
-
 fn create(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn run(n: u8) -> RunId {

@@ -73,6 +73,8 @@ pub enum Report {
         left_behind: u32,
         /// Whether it was still alive when it was told to stop.
         stopped: bool,
+        /// How many of its processes a signal had suspended then.
+        suspended: u32,
     },
     /// The script could not be started: the system's error number.
     NotStarted {
@@ -82,30 +84,37 @@ pub enum Report {
 }
 
 /// The length of a report on the socket.
-const REPORT: usize = 10;
+const REPORT: usize = 14;
 
 impl Report {
     /// As it goes over the socket.
     pub fn encode(self) -> [u8; REPORT] {
-        let (tag, number, left_behind, stopped) = match self {
-            Self::Ended { exit: Exit::Code(code), left_behind, stopped } => (b'e', code, left_behind, stopped),
-            Self::Ended { exit: Exit::Signal(signal), left_behind, stopped } => (b's', signal, left_behind, stopped),
-            Self::NotStarted { errno } => (b'n', errno, 0, false),
+        let (tag, number, left_behind, stopped, suspended) = match self {
+            Self::Ended { exit, left_behind, stopped, suspended } => {
+                let (tag, number) = match exit {
+                    Exit::Code(code) => (b'e', code),
+                    Exit::Signal(signal) => (b's', signal),
+                };
+                (tag, number, left_behind, stopped, suspended)
+            }
+            Self::NotStarted { errno } => (b'n', errno, 0, false, 0),
         };
         let mut bytes = [0; REPORT];
         bytes[0] = tag;
         bytes[1..5].copy_from_slice(&number.to_le_bytes());
         bytes[5..9].copy_from_slice(&left_behind.to_le_bytes());
         bytes[9] = u8::from(stopped);
+        bytes[10..].copy_from_slice(&suspended.to_le_bytes());
         bytes
     }
 
     /// Reads it back; nothing when the supervisor died before it was complete.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let &[tag, n0, n1, n2, n3, l0, l1, l2, l3, stopped] = bytes else { return None };
+        let &[tag, n0, n1, n2, n3, l0, l1, l2, l3, stopped, s0, s1, s2, s3] = bytes else { return None };
         let number = i32::from_le_bytes([n0, n1, n2, n3]);
         let left_behind = u32::from_le_bytes([l0, l1, l2, l3]);
-        let ended = |exit| Some(Self::Ended { exit, left_behind, stopped: stopped != 0 });
+        let suspended = u32::from_le_bytes([s0, s1, s2, s3]);
+        let ended = |exit| Some(Self::Ended { exit, left_behind, stopped: stopped != 0, suspended });
         match tag {
             b'e' => ended(Exit::Code(number)),
             b's' => ended(Exit::Signal(number)),
@@ -150,12 +159,12 @@ mod tests {
         assert_eq!(Order::read(&mut bytes.as_slice()).unwrap(), order);
         assert!(Order::read(&mut &bytes[..bytes.len() - 1]).is_err());
         for report in [
-            Report::Ended { exit: Exit::Code(3), left_behind: 2, stopped: true },
-            Report::Ended { exit: Exit::Signal(9), left_behind: 0, stopped: false },
+            Report::Ended { exit: Exit::Code(3), left_behind: 2, stopped: true, suspended: 3 },
+            Report::Ended { exit: Exit::Signal(9), left_behind: 0, stopped: false, suspended: 0 },
             Report::NotStarted { errno: 7 },
         ] {
             assert_eq!(Report::decode(&report.encode()), Some(report));
-            assert_eq!(Report::decode(&report.encode()[..9]), None);
+            assert_eq!(Report::decode(&report.encode()[..13]), None);
         }
     }
 }

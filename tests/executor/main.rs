@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test's helper fails like the test itself")]
 
 mod endings;
+mod misbehaving;
 mod server;
 mod start_and_output;
 mod tree;

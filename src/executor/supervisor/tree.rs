@@ -28,6 +28,7 @@ pub struct Tree {
     phase: Phase,
     grace: Duration,
     stopped: bool,
+    suspended: u32,
     told: HashSet<Process>,
     told_after_end: bool,
     left_behind: HashSet<Process>,
@@ -56,6 +57,7 @@ impl Tree {
             phase: Phase::Running,
             grace,
             stopped: false,
+            suspended: 0,
             told: HashSet::new(),
             told_after_end: false,
             left_behind: HashSet::new(),
@@ -94,7 +96,7 @@ impl Tree {
             // Only its own child's end makes the tree empty, so it is known.
             let exit = self.exit.unwrap_or(Exit::Code(-1));
             let left_behind = u32::try_from(self.left_behind.len()).unwrap_or(u32::MAX);
-            return Ok(Some(Report::Ended { exit, left_behind, stopped: self.stopped }));
+            return Ok(Some(Report::Ended { exit, left_behind, stopped: self.stopped, suspended: self.suspended }));
         }
         match self.phase {
             Phase::Running if self.exit.is_some() => self.phase = Phase::Lingering { until: now + LINGER },
@@ -148,6 +150,7 @@ impl Tree {
         for _ in 0..2 {
             visit(|stat| {
                 if self.told.insert(stat.process) {
+                    self.suspended += u32::from(first && stat.suspended);
                     newly.push((stat.process, Some(stat.group).filter(|group| Some(*group) != own)));
                 }
             });
