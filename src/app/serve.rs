@@ -99,7 +99,9 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     let metrics = Arc::new(Metrics::default());
     let mut engine_settings = engine_settings(&settings, environment, &metrics);
     engine_settings.reporter = reporter.map(|reporter| Arc::new(reporter) as _);
-    let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(unavailable)?;
+    let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(|why| {
+        unavailable(format!("what the ledger {} holds can't be taken up: {why}", settings.ledger.path.display()))
+    })?;
     watch_reloads(&reloader, &metrics);
     let http_settings = http_settings(&settings, &secrets, in_force);
     let scheme = if http_settings.tls.is_some() { "https" } else { "http" };

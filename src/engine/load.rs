@@ -10,7 +10,7 @@ use crate::domain::ids::DeploymentId;
 use crate::domain::names::{Revision, Source, StreamId};
 use crate::domain::pipeline::{Pipeline, PipelineHash};
 use crate::domain::state::Stream;
-use crate::ledger::Loaded;
+use crate::ledger::{LedgerError, Loaded};
 
 /// How many ended deployments of a stream a decision may look back on.
 pub const KEEP: usize = 8;
@@ -75,13 +75,13 @@ impl Engine {
             if streams.by_source.is_empty() {
                 let mut folded = BTreeMap::new();
                 // Mostly one, or none yet: the others are empty, and need no look at the ledger.
-                let known = ledger.sources_of(&id.application).await.map_err(|error| error.to_string())?;
+                let known = ledger.sources_of(&id.application).await.map_err(|error| self.0.unread(&error))?;
                 for source in Source::ALL {
                     let stream = StreamId { source, application: id.application.clone() };
                     let mut state = Stream::new(stream.clone());
                     if known.contains(&source) {
-                        let loaded = ledger.load(&stream, KEEP).await.map_err(|error| error.to_string())?;
-                        fold(&mut state, &loaded)?;
+                        let loaded = ledger.load(&stream, KEEP).await.map_err(|error| self.0.unread(&error))?;
+                        fold(&mut state, &loaded).map_err(|why| self.unfit(&stream, &why))?;
                     }
                     folded.insert(source, state);
                 }
@@ -99,10 +99,16 @@ impl Engine {
                     streams.by_source.clear();
                     continue 'again;
                 }
-                fold(stream, &beside)?;
+                let id = stream.id.clone();
+                fold(stream, &beside).map_err(|why| self.unfit(&id, &why))?;
             }
             return Ok(());
         }
+    }
+
+    /// Records that are what was written and still make no history.
+    fn unfit(&self, stream: &StreamId, why: &str) -> String {
+        self.0.unread(&LedgerError::Content(format!("{stream}: {why}")))
     }
 
     /// The records of a deployment that a command names and that is not in memory.
@@ -114,7 +120,7 @@ impl Engine {
                 if stream.deployments.iter().rev().take(KEEP).any(|deployment| deployment.is_known_by(alias)) {
                     return Ok(None);
                 }
-                ledger.known_by(&stream.id, alias).await.map_err(|error| error.to_string())?
+                ledger.known_by(&stream.id, alias).await.map_err(|error| self.0.unread(&error))?
             }
             Named::Revision(revision) => {
                 // Older ones are there by chance, so one of them need not be the newest of its revision. Of the load
@@ -124,11 +130,11 @@ impl Engine {
                 if certain && newest.any(|deployment| deployment.revision.as_ref() == Some(*revision)) {
                     return Ok(None);
                 }
-                ledger.newest_of(&stream.id, revision).await.map_err(|error| error.to_string())?
+                ledger.newest_of(&stream.id, revision).await.map_err(|error| self.0.unread(&error))?
             }
         };
         let Some(id) = id.filter(|id| stream.get(*id).is_none()) else { return Ok(None) };
-        let found = ledger.load_deployment(id).await.map_err(|error| error.to_string())?;
+        let found = ledger.load_deployment(id).await.map_err(|error| self.0.unread(&error))?;
         Ok(found.filter(|(of, _)| *of == stream.id).map(|(_, loaded)| loaded))
     }
 }

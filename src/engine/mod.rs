@@ -40,7 +40,7 @@ use crate::domain::record::{Actor, Outcome, Owner};
 use crate::domain::span::Span;
 use crate::domain::state::{Deployment, Stream};
 use crate::executor::{Executor, OutputView};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 
 /// The end of a run, for whoever counts.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +196,7 @@ impl Engine {
                 self.submit(stream, Command::Operate { deployment, operation }, by, None).await
             }
             Ok(None) => Told::Unknown { message: format!("there is no deployment {deployment}") },
-            Err(error) => Told::Unavailable { message: error.to_string() },
+            Err(error) => Told::Unavailable { message: self.0.unread(&error) },
         }
     }
 
@@ -205,7 +205,7 @@ impl Engine {
         match self.0.ledger.find_run(run).await {
             Ok(Some((_, deployment))) => self.operate(deployment, Operation::CancelRun(run), by).await,
             Ok(None) => Told::Unknown { message: format!("there is no run {run}") },
-            Err(error) => Told::Unavailable { message: error.to_string() },
+            Err(error) => Told::Unavailable { message: self.0.unread(&error) },
         }
     }
 
@@ -264,7 +264,7 @@ impl Engine {
                 Ok(StreamId { source: summary.source, application: summary.application })
             }
             Ok(_) => Err(Told::Unknown { message: format!("{} has no deployment {id}", stream.application) }),
-            Err(error) => Err(Told::Unavailable { message: error.to_string() }),
+            Err(error) => Err(Told::Unavailable { message: self.0.unread(&error) }),
         }
     }
 
@@ -282,7 +282,7 @@ impl Engine {
         let engine = self.clone();
         // Its other end goes with this future: so the decision can tell whether anybody hears it.
         let (caller, _here) = oneshot::channel();
-        let turn = async move { engine.turn(stream, command, by, None, Vec::new(), Some(&caller)).await };
+        let turn = async move { engine.turn(stream, command, by, &mut None, Vec::new(), Some(&caller)).await };
         let turned = tokio::spawn(turn).await;
         match turned {
             Ok(Ok(Turned { reply, waiter: None, .. })) => told(reply),
@@ -299,6 +299,15 @@ impl Engine {
 }
 
 impl Inner {
+    /// What is told of something that a decision needs and that can't be read. Where it can't be what was written, the
+    /// ledger is held as damaged.
+    fn unread(&self, error: &LedgerError) -> String {
+        if let LedgerError::Content(why) = error {
+            self.ledger.hold_as_damaged(why);
+        }
+        error.to_string()
+    }
+
     fn live(&self) -> MutexGuard<'_, BTreeMap<RunId, Live>> {
         // Nothing panics while it holds this lock.
         self.live.lock().unwrap_or_else(PoisonError::into_inner)

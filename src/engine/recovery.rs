@@ -85,6 +85,6 @@ impl Engine {
     }
 
     async fn take_up(&self, id: StreamId, command: Command) -> Result<(), String> {
-        self.turn(id, command, Actor::stagehook(), None, Vec::new(), None).await.map(drop)
+        self.turn(id, command, Actor::stagehook(), &mut None, Vec::new(), None).await.map(drop)
     }
 }

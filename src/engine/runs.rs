@@ -106,7 +106,9 @@ impl Engine {
     }
 
     /// Commits a command, however long the ledger can't be written: what has happened can't be
-    /// left out of it.
+    /// left out of it. Only damage ends that, since it does not go away.
+    ///
+    /// The slot is kept until then. So no more outputs wait for room on a disk than scripts may run at once.
     pub(super) fn insist(
         &self,
         id: StreamId,
@@ -121,10 +123,12 @@ impl Engine {
             let mut pause = Duration::from_millis(50);
             loop {
                 let turned = engine
-                    .turn(id.clone(), command.clone(), Actor::stagehook(), slot.take(), outputs.clone(), None)
+                    .turn(id.clone(), command.clone(), Actor::stagehook(), &mut slot, outputs.clone(), None)
                     .await;
                 let Err(why) = turned else { return };
-                tracing::error!(stream = %id, why, "the ledger can't take a record; trying again");
+                let damaged = engine.0.ledger.sound().is_err();
+                let next = if damaged { "the next start finds out" } else { "trying again" };
+                tracing::error!(stream = %id, why, "the ledger can't take a record; {next}");
                 // Nothing can be decided meanwhile; what comes later is kept for the next call.
                 engine
                     .0
@@ -132,6 +136,9 @@ impl Engine {
                     .entry(&id.application)
                     .waiters
                     .tell_all(id.source, &Told::Unavailable { message: why });
+                if damaged {
+                    return;
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(5));
             }

@@ -44,13 +44,13 @@ impl Engine {
     /// Decides one command and carries the decision out. An error means that nothing was
     /// committed and nothing done: the ledger could not be read or written.
     ///
-    /// `caller` is closed when whoever asked has gone.
+    /// `caller` is closed when whoever asked has gone. A slot that a turn in vain was given is still the caller's.
     pub(super) async fn turn(
         &self,
         id: StreamId,
         command: Command,
         by: Actor,
-        mut slot: Option<Slot>,
+        slot: &mut Option<Slot>,
         outputs: Vec<(RunId, Vec<u8>)>,
         caller: Option<&oneshot::Sender<()>>,
     ) -> Result<Turned, String> {
@@ -60,9 +60,9 @@ impl Engine {
         self.withdraw(&id, &entry, &mut streams).await?;
         let waited = entry.waiters.keys();
         let (reply, delivered) =
-            self.carry_out(&id, &entry, &mut streams, command, &by, &mut slot, &outputs, &waited).await?;
+            self.carry_out(&id, &entry, &mut streams, command, &by, slot, &outputs, &waited).await?;
         // Before anybody hears of the end that it is free for: whoever does may ask who runs, or call again.
-        drop(slot);
+        drop(slot.take());
         let mut unheard = self.wake(&entry, &streams, &waited);
         // A call that hung up while it stood in line for this lock, or while this was committed, was
         // given a kept result all the same. One that hangs up from here on, before its answer is
@@ -119,6 +119,8 @@ impl Engine {
         waited: &BTreeSet<(Source, WaitKey)>,
     ) -> Result<(Reply, Vec<WaitKey>), String> {
         let inner = &self.0;
+        // What is in memory may be from before the damage, or not: nothing is answered from it either.
+        inner.ledger.sound().map_err(|damage| damage.to_string())?;
         let (Decision { stream, facts, actions, reply }, mut place) = loop {
             self.load(id, streams, &named(&command)).await?;
             let (decision, place) = self.decide_with_slot(id, streams, &command, by, slot, waited);
@@ -131,7 +133,7 @@ impl Engine {
                     tracing::debug!(stream = %id, "another writer was first; deciding again");
                     streams.by_source.clear();
                 }
-                Err(AppendError::Unavailable(why)) => {
+                Err(error @ (AppendError::Unavailable(_) | AppendError::Damaged(_))) => {
                     // What is in the ledger is not known: the commit may have happened after all.
                     // And whoever would have been given a result is told that there is none.
                     streams.by_source.clear();
@@ -140,7 +142,7 @@ impl Engine {
                     if !std::mem::replace(&mut streams.doubtful, true) {
                         self.clear_up(id);
                     }
-                    return Err(format!("the ledger can't be written: {why}"));
+                    return Err(error.to_string());
                 }
             }
         };

@@ -47,6 +47,8 @@ pub struct Metrics {
     stale_deployments: Number,
     draining: Number,
     reload_ok: Number,
+    ledger_writable: Number,
+    ledger_damaged: Number,
 }
 
 type Number = Gauge<u64, AtomicU64>;
@@ -127,6 +129,9 @@ impl Default for Metrics {
         let reload_ok =
             number("pipelines_last_reload_successful", "0 when the last reload of the pipelines was refused");
         reload_ok.set(1);
+        let ledger_writable = number("ledger_writable", "0 when the last write to the ledger failed");
+        let ledger_damaged =
+            number("ledger_damaged", "1 once the ledger was found damaged; nothing is recorded or started then");
         Self {
             registry,
             calls,
@@ -142,6 +147,8 @@ impl Default for Metrics {
             stale_deployments,
             draining,
             reload_ok,
+            ledger_writable,
+            ledger_damaged,
         }
     }
 }
@@ -173,6 +180,7 @@ impl Metrics {
         &self,
         gauges: Gauges,
         draining: bool,
+        ledger: LedgerState,
         counts: &[(summary::State, u64)],
     ) -> Result<String, std::fmt::Error> {
         self.running.set(gauges.running as u64);
@@ -181,6 +189,8 @@ impl Metrics {
         self.live_deployments.set(gauges.live_deployments as u64);
         self.stale_deployments.set(gauges.stale_deployments as u64);
         self.draining.set(u64::from(draining));
+        self.ledger_writable.set(u64::from(ledger.writable));
+        self.ledger_damaged.set(u64::from(ledger.damaged));
         for (state, count) in counts {
             self.deployments.get_or_create(&StateLabels { state: state.as_str() }).set(*count);
         }
@@ -190,11 +200,20 @@ impl Metrics {
     }
 }
 
+/// The ledger's condition, as far as it showed.
+#[derive(Clone, Copy, Debug)]
+struct LedgerState {
+    writable: bool,
+    damaged: bool,
+}
+
 /// `GET /metrics`.
 pub(super) async fn show(Shared(state): Shared<State>) -> Response {
     // Without the ledger the other numbers are worth all the more.
-    let counts = state.engine.ledger().counts().await.unwrap_or_default();
-    match state.metrics.scrape(state.engine.gauges(), state.engine.is_draining(), &counts) {
+    let ledger = state.engine.ledger();
+    let counts = ledger.counts().await.unwrap_or_default();
+    let ledger = LedgerState { writable: ledger.write_fault().is_none(), damaged: ledger.sound().is_err() };
+    match state.metrics.scrape(state.engine.gauges(), state.engine.is_draining(), ledger, &counts) {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
         }
@@ -217,7 +236,8 @@ mod tests {
         metrics.run_ended(true, Outcome::TimedOut, Duration::from_secs(2));
         metrics.pipelines_reloaded(false);
         let gauges = Gauges { queued: 3, ..Gauges::default() };
-        let text = metrics.scrape(gauges, true, &[(summary::State::Succeeded, 5)]).unwrap();
+        let ledger = LedgerState { writable: false, damaged: true };
+        let text = metrics.scrape(gauges, true, ledger, &[(summary::State::Succeeded, 5)]).unwrap();
         for line in [
             concat!("stagehook_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             r#"stagehook_calls_total{source="flagger",hook="pre-rollout",verdict="approved"} 1"#,
@@ -229,6 +249,8 @@ mod tests {
             "stagehook_queued_scripts 3",
             "stagehook_draining 1",
             "stagehook_pipelines_last_reload_successful 0",
+            "stagehook_ledger_writable 0",
+            "stagehook_ledger_damaged 1",
             "# EOF",
         ] {
             assert!(text.lines().any(|is| is == line), "{line} is missing in:\n{text}");

@@ -59,6 +59,9 @@ pub enum AppendError {
     /// are there: load the stream before deciding anything again.
     #[error("the ledger can't be written: {0}")]
     Unavailable(String),
+    /// The ledger is held as damaged, for as long as the process lives. Nothing was written.
+    #[error("{0}")]
+    Damaged(String),
 }
 
 /// How writing one append inside a transaction failed.
@@ -67,6 +70,8 @@ pub(super) enum Refusal {
     Alone(AppendError),
     /// The transaction, or the file, is.
     Transaction(rusqlite::Error),
+    /// What it would be linked to is not what was written.
+    Damage(String),
 }
 
 impl From<rusqlite::Error> for Refusal {
@@ -178,9 +183,23 @@ fn head(connection: &Connection, stream: &StreamId) -> Result<Option<StreamHead>
         .optional()?;
     let Some((id, seq, hash)) = row else { return Ok(None) };
     match (u64::try_from(seq), chain::parse(&hash)) {
+        (Ok(number), Some(_)) if number > 0 && !ends_so(connection, id, seq, &hash)? => {
+            Err(Refusal::Damage(format!("record {seq} of {stream} is not the one that its head names")))
+        }
         (Ok(seq), Some(hash)) => Ok(Some(StreamHead { id, seq, hash })),
-        _ => Err("the head of the stream was changed by somebody else; run stagehook ledger verify".into()),
+        _ => Err(Refusal::Damage(format!("the head of {stream} is no number and hash"))),
     }
+}
+
+/// Whether the last record, or what pruning left of it, has the hash that the head says: linked to another, the next
+/// record would make the chain good again after a change.
+fn ends_so(connection: &Connection, stream_id: i64, seq: i64, hash: &str) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM records WHERE stream_id = ?1 AND seq = ?2 AND hash = ?3
+             UNION ALL SELECT 1 FROM checkpoints WHERE stream_id = ?1 AND seq = ?2 AND hash = ?3",
+        )?
+        .exists(params![stream_id, seq, hash])
 }
 
 fn insert_stream(connection: &Connection, stream: &StreamId) -> rusqlite::Result<i64> {

@@ -24,6 +24,37 @@ pub(super) fn link(prev: &[u8; 32], stream: &str, seq: u64, body: &str) -> [u8; 
     hasher.finalize().into()
 }
 
+/// Follows records in the order of their stream, and tells where one is not what was written.
+pub(super) struct Walk {
+    stream: String,
+    last: Option<(u64, String)>,
+}
+
+impl Walk {
+    pub(super) fn new(stream: String) -> Self {
+        Self { stream, last: None }
+    }
+
+    /// The next record. Its own hash must fit; where it directly follows the one before, its link, too.
+    pub(super) fn step(&mut self, seq: u64, prev: &str, hash: &str, body: &str) -> Result<(), String> {
+        let fits = parse(prev).is_some_and(|prev| hex::encode(link(&prev, &self.stream, seq, body)) == hash);
+        let follows = match &self.last {
+            Some((last, before)) => seq != last + 1 || before == prev,
+            None => true,
+        };
+        if !(fits && follows) {
+            return Err(format!("record {seq} of {} is not what was written: its hash does not fit", self.stream));
+        }
+        self.last = Some((seq, hash.to_owned()));
+        Ok(())
+    }
+
+    /// The number and the hash of the last one.
+    pub(super) fn last(&self) -> Option<(u64, &str)> {
+        self.last.as_ref().map(|(seq, hash)| (*seq, hash.as_str()))
+    }
+}
+
 /// What the first record of a stream has in place of a hash before it.
 pub(super) const START: [u8; 32] = [0; 32];
 

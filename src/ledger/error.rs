@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use super::condition::is_damage;
+
 /// A ledger that can't be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -53,9 +55,18 @@ pub enum LedgerError {
     /// A read failed.
     #[error("the ledger can't be read: {0}")]
     Read(String),
+    /// SQLite says that the file is damaged.
+    #[error("the ledger can't be read: {0}")]
+    Corrupt(String),
     /// What was read makes no sense.
     #[error("the ledger holds what stagehook did not write: {0}; run stagehook ledger verify")]
     Content(String),
+    /// It was found damaged while it was open, and is held as such until the process ends.
+    #[error(
+        "the ledger is damaged: {0}; nothing is recorded or started until stagehook runs on a good file: stop it, run \
+         stagehook ledger verify, restore a backup"
+    )]
+    Damaged(String),
 }
 
 impl LedgerError {
@@ -74,7 +85,15 @@ impl LedgerError {
 
 impl From<rusqlite::Error> for LedgerError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::Read(explain(&error))
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+        match error {
+            // The tables are strict: such a value was not written, it became so.
+            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..) => {
+                Self::content("a column", &error)
+            }
+            _ if is_damage(&error) => Self::Corrupt(explain(&error)),
+            _ => Self::Read(explain(&error)),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! this process would silently drop SQLite's POSIX locks.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -54,14 +54,13 @@ pub(super) fn prepare(path: &Path) -> Result<(PathBuf, File), LedgerError> {
             .join(name),
     };
 
-    let mut lock_path = real.clone().into_os_string();
-    lock_path.push(".lock");
+    refuse_what_is_no_file(&real)?;
     let lock = OpenOptions::new()
         .create(true)
         .truncate(false)
         .write(true)
         .mode(0o600)
-        .open(&lock_path)
+        .open(beside(&real, ".lock"))
         .map_err(|error| LedgerError::file(&real, "its lock file can't be made", &error))?;
     match take(&lock) {
         Ok(()) => {}
@@ -69,6 +68,7 @@ pub(super) fn prepare(path: &Path) -> Result<(PathBuf, File), LedgerError> {
         Err(TryLockError::Error(error)) => return Err(LedgerError::file(&real, "its lock can't be taken", &error)),
     }
 
+    refuse_a_strange_wal(&real)?;
     // Only under the lock, and only where it is missing: see the head of this file. SQLite gives its WAL the same mode.
     match OpenOptions::new().create_new(true).write(true).mode(0o600).open(&real) {
         Ok(file) => sync_created(&file, &real)
@@ -78,6 +78,49 @@ pub(super) fn prepare(path: &Path) -> Result<(PathBuf, File), LedgerError> {
     }
     Ok((real, lock))
 }
+
+/// Refuses what can't hold a ledger, before anything is opened: reading a fifo would wait for ever.
+fn refuse_what_is_no_file(path: &Path) -> Result<(), LedgerError> {
+    let refuse = |why: String| Err(LedgerError::Open { path: path.to_owned(), why });
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => refuse("it is no regular file; name a file in ledger.url".to_owned()),
+        // Each name would have a lock and a WAL of its own.
+        Ok(found) if found.nlink() > 1 => {
+            refuse(format!("the file has {} names (hard links); remove all but one", found.nlink()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a WAL that can't be this file's: SQLite would take up what it holds, or delete it without a word.
+///
+/// A backup says in its header that it has no WAL, so one that stands beside it is of the file whose place it took. A
+/// file that is missing or empty never had one either. It opens the file itself, so it is for programs that have not let
+/// SQLite open it yet: see the head of this file.
+pub(super) fn refuse_a_strange_wal(path: &Path) -> Result<(), LedgerError> {
+    let wal = beside(path, "-wal");
+    if std::fs::metadata(&wal).map_or(0, |wal| wal.len()) == 0 {
+        return Ok(());
+    }
+    let refuse = |why: &str| {
+        let why = format!("{why}, and {} holds records of another one; {ADVICE}", wal.display());
+        Err(LedgerError::Open { path: path.to_owned(), why })
+    };
+    const ADVICE: &str =
+        "put the ledger that it belongs to back, or, where you restore a backup, move -wal and -shm away";
+    let mut header = [0; HEADER_VERSIONS + 2];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut header)) {
+        Ok(()) if header.ends_with(&[1, 1]) => refuse("it is a backup"),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => refuse("it is not there"),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => refuse("it is empty or cut"),
+        // What keeps it from being read is told by whoever needs it.
+        Err(_) => Ok(()),
+    }
+}
+
+/// Where the header of a SQLite file has its two format versions: 1 for a rollback journal, 2 for a WAL.
+const HEADER_VERSIONS: usize = 18;
 
 /// Takes the lock, or finds out that it stays taken.
 ///
@@ -91,6 +134,13 @@ fn take(lock: &File) -> Result<(), TryLockError> {
             result => return result,
         }
     }
+}
+
+/// The path of a file that stands beside the ledger's: `-wal`, `-shm`, `.lock`.
+pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    PathBuf::from(name)
 }
 
 /// The connection that writes.

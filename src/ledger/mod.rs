@@ -8,10 +8,11 @@
 //! - [`verify`] and [`head()`]: proofs over a file, with or without a service on it.
 //!
 //! In it: `file` (folder, lock, connections), `schema` (tables), `append` (one append in a transaction), `writer`
-//! (the thread that commits), `readers`, `read` and `list` (the pool and its queries), `chain` (the hash), `rows`.
+//! (the thread that commits), `condition` (damage, and the last fault), `readers`, `read` and `list` (the pool and its queries), `chain` (the hash), `rows`.
 
 mod append;
 mod chain;
+mod condition;
 mod error;
 mod file;
 mod head;
@@ -29,6 +30,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::condition::Condition;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Application, Revision, Source, StreamId};
 use crate::domain::record::{Alias, Record};
@@ -69,10 +71,11 @@ impl Ledger {
         schema::migrate(&mut connection, &path)?;
         let identity =
             file::Identity::of(&path).map_err(|error| LedgerError::file(&path, "it can't be looked at", &error))?;
-        let writer = writer::Writer::start(connection, path.clone(), identity, busy)
+        let condition = Arc::new(Condition::default());
+        let writer = writer::Writer::start(connection, path.clone(), identity, busy, Arc::clone(&condition))
             .map_err(|error| LedgerError::file(&path, "its writer can't be started", &error))?;
-        let readers = Arc::new(readers::Readers::new(path, busy));
-        Ok(Self { inner: Arc::new(Inner { readers, writer, _lock: lock }) })
+        let readers = Arc::new(readers::Readers::new(path, busy, Arc::clone(&condition)));
+        Ok(Self { inner: Arc::new(Inner { readers, writer, condition, _lock: lock }) })
     }
 
     /// Writes a decision's facts, all or none, if the stream still ends where the caller saw it end.
@@ -88,6 +91,22 @@ impl Ledger {
     pub fn check_writable(&self) -> impl Future<Output = Result<(), String>> + Send + use<> {
         let outcome = self.inner.writer.probe();
         async move { outcome.await.unwrap_or_else(|_| Err(gone())).map_err(|error| error.to_string()) }
+    }
+
+    /// An error where it was found damaged since it was opened: then nothing is appended any more, and nothing may be
+    /// decided from what is in memory either.
+    pub fn sound(&self) -> Result<(), LedgerError> {
+        self.inner.condition.sound()
+    }
+
+    /// Holds it as damaged: what a decision rests on is not what was written.
+    pub fn hold_as_damaged(&self, why: &str) {
+        self.inner.condition.hold(why);
+    }
+
+    /// Why the last write failed, if it did.
+    pub fn write_fault(&self) -> Option<String> {
+        self.inner.condition.fault()
     }
 
     /// How many write transactions were committed since it was opened.
@@ -174,6 +193,7 @@ impl std::fmt::Debug for Ledger {
 struct Inner {
     readers: Arc<readers::Readers>,
     writer: writer::Writer,
+    condition: Arc<Condition>,
     _lock: File,
 }
 

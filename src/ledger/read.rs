@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde::Serialize;
 
+use super::chain;
 use super::error::LedgerError;
 use super::rows;
 use crate::domain::ids::{DeploymentId, RunId};
@@ -38,15 +39,16 @@ pub struct StoredRecord {
 }
 
 pub(super) fn load(connection: &Connection, stream: &StreamId, keep: usize) -> Result<Loaded, LedgerError> {
-    let found: Option<(i64, i64)> = connection
-        .prepare_cached("SELECT id, head_seq FROM streams WHERE application = ?1 AND source = ?2")?
+    let found: Option<(i64, i64, String)> = connection
+        .prepare_cached("SELECT id, head_seq, head_hash FROM streams WHERE application = ?1 AND source = ?2")?
         .query_row(params![stream.application.to_string(), stream.source.as_str()], |row| {
-            Ok((row.get(0)?, row.get(1)?))
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
         })
         .optional()?;
-    let Some((stream_id, head)) = found else { return Ok(Loaded::default()) };
+    let Some((stream_id, head, head_hash)) = found else { return Ok(Loaded::default()) };
+    let end = End { stream: stream.to_string(), stream_id, head, head_hash };
     if stream.source == Source::Loadtester {
-        return load_commands(connection, stream_id, head);
+        return load_commands(connection, &end);
     }
 
     // A stream without any deployment is read from its beginning.
@@ -62,18 +64,51 @@ pub(super) fn load(connection: &Connection, stream: &StreamId, keep: usize) -> R
                  1)",
         )?
         .query_row(params![stream_id, i64::try_from(keep).unwrap_or(i64::MAX), head], |row| row.get(0))?;
-    let records = records_of(
+    end_from(connection, &end, from)
+}
+
+/// A stream's end, as its own row has it.
+struct End {
+    stream: String,
+    stream_id: i64,
+    head: i64,
+    head_hash: String,
+}
+
+/// The records from `from` on: without a gap, each what was written, and the last the one that the stream ends with.
+fn end_from(connection: &Connection, end: &End, from: i64) -> Result<Loaded, LedgerError> {
+    let (records, walk) = records_of(
         connection,
-        "SELECT seq, body FROM records WHERE stream_id = ?1 AND seq >= ?2 ORDER BY seq",
-        params![stream_id, from],
+        &end.stream,
+        "SELECT seq, body, prev, hash FROM records WHERE stream_id = ?1 AND seq >= ?2 ORDER BY seq",
+        params![end.stream_id, from],
     )?;
-    with_pipelines(connection, rows::number(head)?, records)
+    let head = rows::number(end.head)?;
+    let gap = records.windows(2).find(|pair| matches!(pair, [one, next] if next.seq != one.seq + 1));
+    if let Some([one, ..]) = gap {
+        return Err(LedgerError::Content(format!("record {} of {} is missing", one.seq + 1, end.stream)));
+    }
+    let pruned: Option<i64> = connection
+        .prepare_cached("SELECT seq FROM checkpoints WHERE stream_id = ?1")?
+        .query_row([end.stream_id], |row| row.get(0))
+        .optional()?;
+    let first = from.max(pruned.unwrap_or(0).saturating_add(1));
+    // Beyond its head a stream has nothing, so from there nothing need be.
+    let ends_so = match walk.last() {
+        Some(last) => last == (head, end.head_hash.as_str()),
+        None => first > end.head,
+    };
+    let begins_so = records.first().is_none_or(|record| record.seq == first.unsigned_abs());
+    if !(ends_so && begins_so) {
+        return Err(LedgerError::Content(format!("{} does not hold its records {from} to {head}", end.stream)));
+    }
+    with_pipelines(connection, head, records)
 }
 
 /// The load tester's gates are set again and again, without any deployment or between two of them, and each such record
 /// says how they all are: only the last one counts. Commands that are over don't matter to later ones unless these name
 /// them.
-fn load_commands(connection: &Connection, stream_id: i64, head: i64) -> Result<Loaded, LedgerError> {
+fn load_commands(connection: &Connection, end: &End) -> Result<Loaded, LedgerError> {
     let from: Option<i64> = connection
         .prepare_cached(
             "SELECT min(seq) FROM (
@@ -85,13 +120,8 @@ fn load_commands(connection: &Connection, stream_id: i64, head: i64) -> Result<L
                      newest.opened_seq)
                  FROM (SELECT coalesce(max(opened_seq), 0) AS opened_seq FROM deployments WHERE stream_id = ?1) AS newest)",
         )?
-        .query_row([stream_id], |row| row.get(0))?;
-    let records = records_of(
-        connection,
-        "SELECT seq, body FROM records WHERE stream_id = ?1 AND seq >= ?2 ORDER BY seq",
-        params![stream_id, from.unwrap_or(1)],
-    )?;
-    with_pipelines(connection, rows::number(head)?, records)
+        .query_row([end.stream_id], |row| row.get(0))?;
+    end_from(connection, end, from.unwrap_or(1))
 }
 
 pub(super) fn load_deployment(
@@ -106,10 +136,15 @@ pub(super) fn load_deployment(
         .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     let Some((source, application, head)) = found else { return Ok(None) };
-    let records =
-        records_of(connection, "SELECT seq, body FROM records WHERE deployment = ?1 ORDER BY seq", [id.to_string()])?;
+    let stream = rows::stream(&source, &application)?;
+    let (records, _) = records_of(
+        connection,
+        &stream.to_string(),
+        "SELECT seq, body, prev, hash FROM records WHERE deployment = ?1 ORDER BY seq",
+        [id.to_string()],
+    )?;
     let loaded = with_pipelines(connection, rows::number(head)?, records)?;
-    Ok(Some((rows::stream(&source, &application)?, loaded)))
+    Ok(Some((stream, loaded)))
 }
 
 pub(super) fn newest_of(
@@ -199,14 +234,25 @@ pub(super) fn sources_of(connection: &Connection, application: &Application) -> 
     Ok(sources)
 }
 
-fn records_of(connection: &Connection, sql: &str, params: impl Params) -> Result<Vec<Record>, LedgerError> {
+/// Records that something is decided from, so none is taken on trust until somebody runs verify. The query gives `seq`,
+/// `body`, `prev` and `hash`.
+fn records_of(
+    connection: &Connection,
+    stream: &str,
+    sql: &str,
+    params: impl Params,
+) -> Result<(Vec<Record>, chain::Walk), LedgerError> {
     let mut statement = connection.prepare_cached(sql)?;
     let mut found = statement.query(params)?;
     let mut records = Vec::new();
+    let mut walk = chain::Walk::new(stream.to_owned());
     while let Some(row) = found.next()? {
-        records.push(rows::record(row.get(0)?, row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?);
+        let text = |at| row.get_ref(at)?.as_str().map_err(rusqlite::Error::from);
+        let (seq, body) = (row.get(0)?, text(1)?);
+        walk.step(rows::number(seq)?, text(2)?, text(3)?, body).map_err(LedgerError::Content)?;
+        records.push(rows::record(seq, body)?);
     }
-    Ok(records)
+    Ok((records, walk))
 }
 
 fn with_pipelines(connection: &Connection, head: u64, records: Vec<Record>) -> Result<Loaded, LedgerError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
+use super::condition::Condition;
 use super::error::LedgerError;
 use super::file;
 
@@ -16,13 +17,14 @@ const READERS: usize = 4;
 pub(super) struct Readers {
     path: PathBuf,
     busy: Duration,
+    condition: Arc<Condition>,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, busy: Duration) -> Self {
-        Self { path, busy, permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(Vec::new()) }
+    pub(super) fn new(path: PathBuf, busy: Duration, condition: Arc<Condition>) -> Self {
+        Self { path, busy, condition, permits: Arc::new(Semaphore::new(READERS)), idle: Mutex::new(Vec::new()) }
     }
 
     /// Runs `query` in one read transaction.
@@ -36,16 +38,9 @@ impl Readers {
         let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let work = move || {
             let _permit = permit;
-            let connection = match readers.take() {
-                Some(connection) => connection,
-                None => file::reader(&readers.path, readers.busy)?,
-            };
-            connection.execute_batch("BEGIN")?;
-            let outcome = query(&connection);
-            let ended = connection.execute_batch("ROLLBACK");
-            // A connection that had any trouble is closed: the next one starts clean.
-            if outcome.is_ok() && ended.is_ok() {
-                readers.give_back(connection);
+            let outcome = readers.in_transaction(query);
+            if let Err(LedgerError::Corrupt(why)) = &outcome {
+                readers.condition.hold(why);
             }
             outcome
         };
@@ -53,6 +48,21 @@ impl Readers {
             Ok(outcome) => outcome,
             Err(error) => Err(LedgerError::Read(format!("the read was broken off: {error}"))),
         }
+    }
+
+    fn in_transaction<T>(&self, query: impl FnOnce(&Connection) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        let connection = match self.take() {
+            Some(connection) => connection,
+            None => file::reader(&self.path, self.busy)?,
+        };
+        connection.execute_batch("BEGIN")?;
+        let outcome = query(&connection);
+        let ended = connection.execute_batch("ROLLBACK");
+        // A connection that had any trouble is closed: the next one starts clean.
+        if outcome.is_ok() && ended.is_ok() {
+            self.give_back(connection);
+        }
+        outcome
     }
 
     /// Closes the idle connections.

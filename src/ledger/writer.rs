@@ -14,7 +14,8 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::append::{Append, AppendError, Refusal, apply};
-use super::error::explain;
+use super::condition::{Condition, is_damage};
+use super::error::{LedgerError, explain};
 use super::file::{self, Identity};
 use crate::domain::record::Record;
 
@@ -40,10 +41,14 @@ impl Writer {
         path: PathBuf,
         identity: Identity,
         busy: Duration,
+        condition: Arc<Condition>,
     ) -> std::io::Result<Self> {
         let commits = Arc::new(AtomicU64::new(0));
         let (jobs, queue) = channel();
-        let work = Work { path, identity, busy, connection: Some(connection), commits: Arc::clone(&commits) };
+        let connection = Some(connection);
+        let commits_of_work = Arc::clone(&commits);
+        let work =
+            Work { path, identity, wal: None, busy, locked: false, connection, commits: commits_of_work, condition };
         let thread = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(move || work.run(&queue))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), commits })
     }
@@ -130,10 +135,16 @@ impl Written {
 struct Work {
     path: PathBuf,
     identity: Identity,
+    /// Of the file's `-wal`, once the connection has written to it.
+    wal: Option<Identity>,
     busy: Duration,
+    /// Whether the last batch waited for another program's lock in vain. Until it is gone nothing waits for it again:
+    /// decisions of one application come one after the other, and the last of many would wait many times.
+    locked: bool,
     /// None after an error that may have harmed it; the next batch opens it again.
     connection: Option<Connection>,
     commits: Arc<AtomicU64>,
+    condition: Arc<Condition>,
 }
 
 impl Work {
@@ -149,10 +160,7 @@ impl Work {
     fn commit(&mut self, jobs: Vec<Job>) {
         let connection = match self.begin() {
             Ok(connection) => connection,
-            Err(why) => {
-                let error = AppendError::Unavailable(why);
-                return jobs.into_iter().for_each(|job| job.fail(error.clone()));
-            }
+            Err(error) => return jobs.into_iter().for_each(|job| job.fail(error.clone())),
         };
 
         let mut written = Vec::with_capacity(jobs.len());
@@ -169,9 +177,9 @@ impl Work {
             }
         }
         let end = match fault {
-            Some(error) => Err(error),
-            None if written.iter().any(Written::changes) => connection.execute_batch("COMMIT"),
-            None => connection.execute_batch("ROLLBACK"),
+            Some(fault) => Err(fault),
+            None if written.iter().any(Written::changes) => connection.execute_batch("COMMIT").map_err(Fault::from),
+            None => connection.execute_batch("ROLLBACK").map_err(Fault::from),
         };
 
         match end {
@@ -180,12 +188,20 @@ impl Work {
                     self.commits.fetch_add(1, Ordering::Relaxed);
                 }
                 self.connection = Some(connection);
+                if self.wal.is_none() {
+                    self.wal = Identity::of(&file::beside(&self.path, "-wal")).ok();
+                }
+                self.condition.wrote(Ok(()));
                 written.into_iter().for_each(Written::committed);
             }
-            Err(error) => {
+            Err(fault) => {
                 // Closing it rolls back whatever SQLite has not rolled back itself.
                 drop(connection);
-                let error = AppendError::Unavailable(explain(&error));
+                self.wal = None;
+                let error = match fault {
+                    Fault::Sqlite(error) => self.failed(&error),
+                    Fault::Damage(why) => self.damaged(&why),
+                };
                 written.into_iter().for_each(|job| job.fail(error.clone()));
                 jobs.for_each(|job| job.fail(error.clone()));
             }
@@ -193,38 +209,94 @@ impl Work {
     }
 
     /// Takes the connection with a transaction begun; it is put back when the batch went well.
-    fn begin(&mut self) -> Result<Connection, String> {
-        match Identity::of(&self.path) {
-            Ok(identity) if identity == self.identity => {}
-            Ok(_) => {
-                return Err(format!(
-                    "{} was replaced by another file while it was open; restart stagehook",
-                    self.path.display()
-                ));
-            }
-            Err(error) => {
-                return Err(format!("{}: {error}; put the file back, or restart stagehook", self.path.display()));
-            }
-        }
+    fn begin(&mut self) -> Result<Connection, AppendError> {
+        self.condition.sound().map_err(|error| AppendError::Damaged(error.to_string()))?;
+        self.look_at_files()?;
+        let patience = if self.locked { Duration::ZERO } else { self.busy };
         let connection = match self.connection.take() {
             Some(connection) => connection,
-            None => file::writer(&self.path, self.busy).map_err(|error| explain(&error))?,
+            None => file::writer(&self.path, patience).map_err(|error| self.failed(&error))?,
         };
-        match connection.execute_batch("BEGIN IMMEDIATE") {
+        let begun = connection.busy_timeout(patience).and_then(|()| connection.execute_batch("BEGIN IMMEDIATE"));
+        self.locked = begun.as_ref().is_err_and(is_lock);
+        match begun {
             Ok(()) => Ok(connection),
             Err(error) => {
                 // A lock that somebody else holds says nothing against the connection.
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && connection.is_autocommit() {
+                if is_lock(&error) && connection.is_autocommit() {
                     self.connection = Some(connection);
+                } else {
+                    self.wal = None;
                 }
-                Err(explain(&error))
+                Err(self.failed(&error))
             }
         }
     }
+
+    /// Whether the paths still lead to the files that are open: what is written to others is lost with this process.
+    fn look_at_files(&self) -> Result<(), AppendError> {
+        let path = self.path.display();
+        match Identity::of(&self.path) {
+            Ok(identity) if identity == self.identity => {}
+            Ok(_) => {
+                return Err(self
+                    .unavailable(format!("{path} was replaced by another file while it was open; restart stagehook")));
+            }
+            Err(error) => {
+                return Err(self.unavailable(format!(
+                    "{path}: {error}; put the file back, or stop stagehook and restore a backup"
+                )));
+            }
+        }
+        let (Some(wal), Some(connection)) = (self.wal, &self.connection) else { return Ok(()) };
+        if Identity::of(&file::beside(&self.path, "-wal")).ok() == Some(wal) {
+            return Ok(());
+        }
+        // The descriptor still leads to what was acknowledged. In the file itself it outlives this process; what
+        // others do with a second WAL beside it can't be known, so nothing more is written.
+        let saved = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let saved = match saved {
+            Ok(0) => "what it held was saved into the file".to_owned(),
+            Ok(_) => "what it held could not be saved, since others read the file".to_owned(),
+            Err(error) => format!("what it held could not be saved: {error}"),
+        };
+        Err(self.damaged(&format!("{path}-wal was removed or replaced while it was open; {saved}")))
+    }
+
+    fn failed(&self, error: &rusqlite::Error) -> AppendError {
+        if is_damage(error) { self.damaged(&error.to_string()) } else { self.unavailable(explain(error)) }
+    }
+
+    fn unavailable(&self, why: String) -> AppendError {
+        self.condition.wrote(Err(&why));
+        AppendError::Unavailable(why)
+    }
+
+    fn damaged(&self, why: &str) -> AppendError {
+        self.condition.wrote(Err(why));
+        self.condition.hold(why);
+        AppendError::Damaged(LedgerError::Damaged(why.to_owned()).to_string())
+    }
+}
+
+/// Why a transaction can't go on.
+enum Fault {
+    Sqlite(rusqlite::Error),
+    Damage(String),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn is_lock(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
 /// Writes one job behind a savepoint, so that its refusal undoes nothing of the others in the transaction.
-fn write(connection: &Connection, job: Job) -> Result<Written, (Written, rusqlite::Error)> {
+fn write(connection: &Connection, job: Job) -> Result<Written, (Written, Fault)> {
     match job {
         Job::Append(append, answer) => match write_append(connection, *append) {
             Ok(outcome) => Ok(Written::Append(answer, outcome)),
@@ -232,12 +304,12 @@ fn write(connection: &Connection, job: Job) -> Result<Written, (Written, rusqlit
         },
         Job::Probe(answer) => match connection.execute("UPDATE heartbeat SET beats = beats + 1 WHERE id = 1", []) {
             Ok(_) => Ok(Written::Probe(answer)),
-            Err(error) => Err((Written::Probe(answer), error)),
+            Err(error) => Err((Written::Probe(answer), error.into())),
         },
     }
 }
 
-fn write_append(connection: &Connection, append: Append) -> rusqlite::Result<Result<Vec<Record>, AppendError>> {
+fn write_append(connection: &Connection, append: Append) -> Result<Result<Vec<Record>, AppendError>, Fault> {
     connection.execute_batch("SAVEPOINT append")?;
     match apply(connection, append) {
         Ok(records) => {
@@ -248,6 +320,7 @@ fn write_append(connection: &Connection, append: Append) -> rusqlite::Result<Res
             connection.execute_batch("ROLLBACK TO append; RELEASE append")?;
             Ok(Err(error))
         }
-        Err(Refusal::Transaction(error)) => Err(error),
+        Err(Refusal::Transaction(error)) => Err(error.into()),
+        Err(Refusal::Damage(why)) => Err(Fault::Damage(why)),
     }
 }

@@ -103,19 +103,3 @@ async fn the_program_proves_it_and_finds_what_was_changed() {
     let found = world.command(&["ledger", "verify"]);
     assert_eq!(found.status.code(), Some(1), "{found:?}");
 }
-
-#[tokio::test]
-async fn two_services_cannot_share_it() {
-    let mut world = world().await;
-    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
-    let second = std::process::Command::new(env!("CARGO_BIN_EXE_stagehook"))
-        .args(["serve", "--config"])
-        .arg(world.path().join("stagehook.yaml"))
-        .env_clear()
-        .output()
-        .unwrap();
-    assert_eq!(second.status.code(), Some(2), "{second:?}");
-    assert!(String::from_utf8_lossy(&second.stderr).contains("in use by another stagehook"), "{second:?}");
-    world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
-    world.stop().await;
-}

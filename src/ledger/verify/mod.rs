@@ -6,6 +6,7 @@
 //! a fold of every stream, and the list is compared with what was opened, and where, alone.
 
 mod content;
+mod pages;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 use serde::Serialize;
 
+use super::condition::is_damage;
 use super::error::LedgerError;
 use super::head::{Head, StreamHead};
 use super::{file, schema};
@@ -166,6 +168,8 @@ fn begin(path: &Path) -> Result<Connection, Stop> {
         let why = "there is no such file; name the file of ledger.url".to_owned();
         return Err(Stop::Ledger(LedgerError::Open { path: path.to_owned(), why }));
     }
+    // A look at the bytes themselves; see there why no service that has it open may do that.
+    file::refuse_a_strange_wal(path).map_err(Stop::Ledger)?;
     let connection = file::reader(path, Duration::from_secs(5))?;
     connection.execute_batch("BEGIN")?;
     // The first read fixes the moment, and is the first that fails on a file that is no database.
@@ -176,12 +180,8 @@ fn begin(path: &Path) -> Result<Connection, Stop> {
     Ok(connection)
 }
 
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-}
-
 fn walk(connection: &Connection, against: Option<&Head>, report: &mut Report) -> rusqlite::Result<()> {
-    quick_check(connection, report)?;
+    pages::check(connection, report)?;
 
     let mut earlier: BTreeMap<&str, &StreamHead> =
         against.iter().flat_map(|head| &head.streams).map(|head| (head.stream.as_str(), head)).collect();
@@ -196,16 +196,4 @@ fn walk(connection: &Connection, against: Option<&Head>, report: &mut Report) ->
     }
     stream::strays(connection, report)?;
     content.rest(connection, report)
-}
-
-fn quick_check(connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
-    let mut statement = connection.prepare("PRAGMA quick_check")?;
-    let mut found = statement.query([])?;
-    while let Some(row) = found.next()? {
-        let line: String = row.get(0)?;
-        if line != "ok" {
-            report.find(Kind::Database, None, None, format!("{line}; restore a backup"));
-        }
-    }
-    Ok(())
 }
