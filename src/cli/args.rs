@@ -65,7 +65,7 @@ pub(super) enum Command {
     Close(ChangeArgs),
     /// Let a held stage, or the revision of a rollout that was undone, go on
     Release(ChangeArgs),
-    /// Prove the ledger, or note where it ends
+    /// Prove the ledger, note where it ends, or copy it
     #[command(subcommand)]
     Ledger(LedgerCommand),
     /// Print the JSON Schema of pipeline files
@@ -80,6 +80,8 @@ pub(super) enum LedgerCommand {
     Verify(VerifyArgs),
     /// Print where every stream ends: keep it elsewhere, for `verify --against`
     Head(HeadArgs),
+    /// Copy the ledger into a file, also while the service runs, and prove the copy
+    Backup(BackupArgs),
 }
 
 /// How a result is shown.
@@ -270,6 +272,19 @@ pub(super) struct VerifyArgs {
 pub(super) struct HeadArgs {
     /// The text is for reading; only the JSON can be given to `verify --against`
     #[arg(long, value_enum, default_value_t = Output::Json)]
+    pub output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct BackupArgs {
+    /// The file to make; it appears once the copy is proven and on the disk
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// The JSON has the head of the copy, for `verify --against`
+    #[arg(long, value_enum, default_value_t)]
     pub output: Output,
 }
 

@@ -4,10 +4,11 @@
 //! [`Invocation::Serve`]. It shares no code with `http` either; what both know is the API's documented JSON.
 //!
 //! In it: `args` (what can be typed), `client` (HTTP), `target` (which server, from arguments or settings), `trust` (HTTPS),
-//! `deployments`, `show`, `logs`, `send`, `health` (client commands), `check`, `plan`, `webhooks`, `ledger` (offline commands),
+//! `deployments`, `show`, `logs`, `send`, `health` (client commands), `check`, `plan`, `webhooks`, `ledger`, `backup` (offline commands),
 //! `local` (all that is read of settings and pipelines), `view` (the API's JSON), `text` (tables, times, escaping), `out` (standard output), `failure` (exit codes).
 
 mod args;
+mod backup;
 mod check;
 mod client;
 mod deployments;
@@ -123,6 +124,7 @@ fn dispatch(task: Task, environment: &Environment, out: &mut Out) -> Result<(), 
         Command::Webhooks(args) => webhooks::webhooks(&args, config, environment, out),
         Command::Ledger(LedgerCommand::Verify(args)) => ledger::verify(&args, config, environment, out),
         Command::Ledger(LedgerCommand::Head(args)) => ledger::head(&args, config, environment, out),
+        Command::Ledger(LedgerCommand::Backup(args)) => block_on(backup::backup(&args, config, environment, out)),
         Command::Send(args) => block_on(send::send(&args, &target(&args.server)?, out)),
         Command::Deployments(args) => block_on(deployments::list(&args, &target(&args.server)?, environment, out)),
         Command::Show(args) => block_on(show::show(&args, &target(&args.server)?, environment, out)),
@@ -139,9 +141,12 @@ fn dispatch(task: Task, environment: &Environment, out: &mut Out) -> Result<(), 
 }
 
 fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Usage(format!("the program can't start its runtime: {error}")))?
-        .block_on(future)
+        .map_err(|error| Failure::Usage(format!("the program can't start its runtime: {error}")))?;
+    let outcome = runtime.block_on(future);
+    // A backup that was broken off is not waited for; nothing else leaves work behind.
+    runtime.shutdown_background();
+    outcome
 }

@@ -52,7 +52,7 @@ pub fn head(path: &Path) -> Result<Head, VerifyError> {
     Ok(read(&connection)?)
 }
 
-fn read(connection: &Connection) -> Result<Head, LedgerError> {
+pub(super) fn read(connection: &Connection) -> Result<Head, LedgerError> {
     let mut statement =
         connection.prepare("SELECT source, application, head_seq, head_hash FROM streams WHERE head_seq > 0")?;
     let mut found = statement.query([])?;

@@ -5,12 +5,13 @@
 //! engine's. It has no cache, so nothing here can be stale, and no pruning yet: `checkpoints` is its place.
 //!
 //! - [`Ledger`]: the handle of the running service: `append`, and the reads.
-//! - [`verify`] and [`head()`]: proofs over a file, with or without a service on it.
+//! - [`verify`], [`head()`] and [`backup()`]: proofs over a file and copies of it, with or without a service on it.
 //!
 //! In it: `file` (folder, lock, connections), `schema` (tables), `append` (one append in a transaction), `writer`
 //! (the thread that commits), `condition` (damage, and the last fault), `readers`, `read` and `list` (the pool and its queries), `chain` (the hash), `rows`.
 
 mod append;
+mod backup;
 mod chain;
 mod condition;
 mod error;
@@ -37,6 +38,7 @@ use crate::domain::record::{Alias, Record};
 use crate::domain::summary::{State, Summary};
 
 pub use append::{Append, AppendError};
+pub use backup::{Backup, BackupError, backup, partial};
 pub use error::LedgerError;
 pub use file::path_of_url;
 pub use head::{Head, StreamHead, head};

@@ -8,6 +8,7 @@ mod support;
 mod api;
 mod argo_rollouts;
 mod argocd;
+mod backup;
 mod bad_input;
 mod canary;
 mod conformance;
