@@ -2,6 +2,7 @@
 //!
 //! No step is ever edited after a release, and there is no way back: a newer file is refused, not guessed at.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
@@ -47,6 +48,29 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<usiz
         Ok(version) if version <= STEPS.len() => Ok(version),
         _ => Err(LedgerError::Version { path: path.to_owned(), found, known: known() }),
     }
+}
+
+/// The text of each table, index and trigger by its kind and name; those that SQLite makes by itself have none.
+pub(super) fn definitions(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<u8>>> {
+    let mut statement =
+        connection.prepare("SELECT type || ' ' || name, tbl_name || ': ' || coalesce(sql, '') FROM sqlite_schema")?;
+    let mut found = statement.query([])?;
+    let mut definitions = BTreeMap::new();
+    while let Some(row) = found.next()? {
+        let bytes = |at| Ok::<_, rusqlite::Error>(row.get_ref(at)?.as_bytes().unwrap_or_default().to_vec());
+        definitions.insert(String::from_utf8_lossy(&bytes(0)?).into_owned(), bytes(1)?);
+    }
+    Ok(definitions)
+}
+
+/// The same as a file of this one's version has it.
+pub(super) fn expected(of: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<u8>>> {
+    let version: i64 = of.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let fresh = Connection::open_in_memory()?;
+    for step in STEPS.iter().take(usize::try_from(version).unwrap_or_default()) {
+        fresh.execute_batch(step)?;
+    }
+    definitions(&fresh)
 }
 
 fn known() -> i64 {

@@ -214,3 +214,38 @@ async fn a_damaged_ledger_is_not_copied() {
     assert!(!world.path().join("copy.db").exists() && !world.path().join("copy.db.partial").exists());
     assert_eq!(verify(&ledger(&world), None).unwrap().findings[0].kind, Kind::Changed);
 }
+
+#[tokio::test]
+async fn one_that_is_broken_off_leaves_nothing() {
+    let mut world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.stop().await;
+    // Enough to be in the middle of. No record says so; but it does not come to that.
+    let shell = rusqlite::Connection::open(ledger(&world)).unwrap();
+    shell.execute("INSERT INTO outputs VALUES ('run_00000000000000000000000063', zeroblob(200000000))", []).unwrap();
+    drop(shell);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_stagehook"))
+        .args(["ledger", "backup", "copy.db"])
+        .current_dir(world.path())
+        .env_clear()
+        .env("STAGEHOOK_CONFIG", world.path().join("stagehook.yaml"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let partial = world.path().join("copy.db.partial");
+    poll_until("it has begun", || async {
+        std::fs::metadata(&partial).is_ok_and(|partial| partial.len() > 1_000_000).then_some(())
+    })
+    .await;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = tokio::task::spawn_blocking(move || {
+        child.wait().unwrap();
+        child.wait_with_output().unwrap()
+    })
+    .await
+    .unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said(&output).contains("broken off; copy.db was not written"), "{output:?}");
+    assert!(!partial.exists() && !world.path().join("copy.db").exists());
+}

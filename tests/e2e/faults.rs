@@ -10,7 +10,6 @@ use stagehook::ledger::{Kind, head, verify};
 
 use crate::support::World;
 use crate::support::pipelines::{pipeline, pipeline_for, stage};
-use crate::support::poll::poll_until;
 
 async fn world() -> World {
     World::with_stages(&[stage("migrate", "pre-rollout"), stage("smoke", "rollout")]).await
@@ -139,28 +138,33 @@ async fn a_changed_record_is_named_and_stops_everything_until_a_start_on_a_good_
 
 #[tokio::test]
 async fn a_torn_page_is_named_and_stops_everything() {
+    stopped_by(|path, good| {
+        for page in (4096..good.len()).step_by(4096) {
+            overwrite(path, page as u64, &[0xA5; 4096]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_is_named_and_stops_everything() {
+    stopped_by(|path, good| {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(good.len() as u64 / 4096 / 4 * 4096).unwrap();
+    })
+    .await;
+}
+
+/// What is done to the file under the running service makes SQLite call it corrupt, for good.
+async fn stopped_by(damage: impl Fn(&Path, &[u8])) {
     let mut world = world().await;
     let client = world.client();
     client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
-    let mut copy = Vec::new();
-    {
-        let shell = shell(&world);
-        shell.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-        let pages: u32 = shell.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
-        drop(shell);
-        for page in 1..pages {
-            copy.push((u64::from(page) * 4096, 4096));
-        }
-    }
+    // All of it in the file itself, and every cache of it stale.
+    shell(&world).query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     let good = std::fs::read(ledger(&world)).unwrap();
-    for (at, length) in copy {
-        overwrite(&ledger(&world), at, &vec![0xA5; length]);
-    }
-    let refused = poll_until("the damage is met", || async {
-        let reply = client.flagger("rollout", "Progressing", "a1").await;
-        (reply.status == 503).then_some(reply)
-    })
-    .await;
+    damage(&ledger(&world), &good);
+    let refused = client.flagger("rollout", "Progressing", "a1").await.expect(503);
     assert!(refused.text.contains("malformed"), "{refused:?}");
     let ready = client.get("/readyz").await.expect(503);
     assert!(ready.text.contains("the ledger is damaged") && ready.text.contains("malformed"), "{ready:?}");
@@ -179,6 +183,53 @@ async fn a_torn_page_is_named_and_stops_everything() {
     world.start().await;
     world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
     world.verify();
+}
+
+#[tokio::test]
+async fn a_start_that_takes_up_a_changed_record_is_refused_and_says_which() {
+    let mut world = world().await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.stop().await;
+    for (change, part) in [
+        (
+            "UPDATE records SET body = replace(body, 'Succeeded', 'Cancelled') WHERE seq = 4",
+            "record 4 of flagger:test/podinfo",
+        ),
+        ("DELETE FROM records WHERE seq = 3", "record 3 of flagger:test/podinfo is missing"),
+        ("DELETE FROM records WHERE seq = 4", "flagger:test/podinfo does not hold its records 1 to 4"),
+        (
+            "UPDATE streams SET head_hash = replace(head_hash, 'a', 'b')",
+            "flagger:test/podinfo does not hold its records",
+        ),
+        ("UPDATE pipelines SET json = replace(json, '1h', '2h')", "was changed"),
+    ] {
+        let good = std::fs::read(ledger(&world)).unwrap();
+        assert_eq!(shell(&world).execute(change, []).unwrap(), 1, "{change}");
+        let said = refused(&mut world).await;
+        assert!(said.contains(part) && said.contains("run stagehook ledger verify"), "{change}: {said}");
+        std::fs::write(ledger(&world), good).unwrap();
+    }
+    world.start().await;
+    world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
+    world.verify();
+}
+
+/// Linked to a head that was changed, the next record would make the change part of the chain.
+#[tokio::test]
+async fn nothing_is_appended_to_a_record_that_its_head_does_not_name() {
+    let world = world().await;
+    let client = world.client();
+    // Live, so it is in memory, and its end is not read again.
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    let forged = "UPDATE streams SET head_hash = (SELECT hash FROM records WHERE seq = 2)";
+    assert_eq!(shell(&world).execute(forged, []).unwrap(), 1);
+    let refused = client.flagger("rollout", "Progressing", "a1").await.expect(503);
+    assert!(
+        refused.text.contains("record 4 of flagger:test/podinfo is not the one that its head names"),
+        "{refused:?}"
+    );
+    client.get("/readyz").await.expect(503);
+    assert_eq!(world.starts(), ["migrate"]);
 }
 
 #[tokio::test]

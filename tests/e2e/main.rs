@@ -16,6 +16,7 @@ mod crash;
 mod engine_races;
 mod faults;
 mod flagger_sim;
+mod flips;
 mod flux;
 mod full_disk;
 mod github;
