@@ -99,9 +99,17 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     let metrics = Arc::new(Metrics::default());
     let mut engine_settings = engine_settings(&settings, environment, &metrics);
     engine_settings.reporter = reporter.map(|reporter| Arc::new(reporter) as _);
-    let engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()).await.map_err(|why| {
-        unavailable(format!("what the ledger {} holds can't be taken up: {why}", settings.ledger.path.display()))
-    })?;
+    // A script of the last life that can't be killed holds up the start for as long as it lives, but not who stops the
+    // service. What the start may have begun by then is cut as by a crash: the next start knows what to do.
+    let engine = tokio::select! {
+        engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()) => engine.map_err(|why| {
+            unavailable(format!("what the ledger {} holds can't be taken up: {why}", settings.ledger.path.display()))
+        })?,
+        () = signals.stop() => {
+            tracing::info!("stopped before it had started: what the last life of the service left is as it was");
+            return Ok(());
+        }
+    };
     watch_reloads(&reloader, &metrics);
     let http_settings = http_settings(&settings, &secrets, in_force);
     let scheme = if http_settings.tls.is_some() { "https" } else { "http" };
@@ -249,6 +257,14 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Waits for the wish to stop alone; one to reload stays where it is.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     async fn next(&mut self) -> Asked {

@@ -2,8 +2,9 @@
 //!
 //! `run` walks the attempts and makes the [`Ending`]; `command` runs one command under a [`supervisor`],
 //! which is this program again and proves that nothing of the command is left; `orphans` is for
-//! supervisors that were killed themselves. `prepare`, `run_dir` and [`environment`] are what a
-//! script finds when it starts (`removal` takes away what it made of that), `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
+//! supervisors that were killed themselves, and `tag` is what it knows their processes by. `prepare`, `run_dir` and
+//! [`environment`] are what a script finds when it starts (`removal` takes away what it made of that), `output`,
+//! `buffer`, `mask`, `last_line` and `outputs` what is kept
 //! of it. Deliberately knows no ledger, no deployment and no rule about either.
 
 mod buffer;
@@ -22,6 +23,7 @@ mod run_dir;
 mod signal_name;
 mod stop;
 pub mod supervisor;
+mod tag;
 mod wire;
 
 use std::io;
@@ -43,7 +45,7 @@ use crate::domain::ids::RunId;
 use crate::domain::pipeline::EnvValue;
 use crate::domain::record::Ending;
 
-/// The variable that marks every process of a run, its supervisor included.
+/// The variable that marks every process of a run, its supervisor included. Beside it each carries a [`tag`].
 pub const MARKER: &str = "STAGEHOOK_RUN_ID";
 
 /// Where the time comes from.

@@ -3,24 +3,30 @@
 //! This is for the day on which a supervisor was itself killed, or the service before this one. In ordinary
 //! life the supervisor's own proof is all there is, and nothing here looks at anything.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, waitpid};
 
-use super::MARKER;
 use super::proc::{self, Process, Stat};
 use super::supervisor;
+use super::tag::Marks;
 use crate::domain::ids::RunId;
 
 /// How long a supervisor that was told to kill its tree may take before it is killed itself.
 const SUPERVISOR_TIME: Duration = Duration::from_secs(5);
 /// How long to wait for one death before looking at everything again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long what was killed may take to die before the log tells of it.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the log tells of it again.
+const REMIND: Duration = Duration::from_secs(60);
+/// How many processes of a run it names.
+const NAMED: usize = 8;
 
 static SUBREAPER: AtomicBool = AtomicBool::new(false);
 /// The living supervisors of this process, whichever executor started them. Children of a process
@@ -46,112 +52,153 @@ pub struct Leftover {
 
 /// Finds every process of these runs, kills them, and waits until none is left.
 pub async fn prove_dead(runs: &[RunId]) -> io::Result<Vec<Leftover>> {
-    let markers: Vec<(RunId, String)> = runs.iter().map(|run| (*run, format!("{MARKER}={run}"))).collect();
-    let mut seen: BTreeMap<RunId, HashSet<Process>> = BTreeMap::new();
-    if markers.is_empty() {
+    if runs.is_empty() {
         return Ok(Vec::new());
     }
+    let marks = Arc::new(Marks::of(runs));
+    let mut seen: BTreeMap<RunId, HashSet<Process>> = BTreeMap::new();
     // A supervisor knows its tree better than a look from outside.
-    let supervisors = blocking({
-        let markers = markers.clone();
-        move || marked(&markers)
+    let found = blocking({
+        let marks = Arc::clone(&marks);
+        move || belonging(|stat| marks.run_of(stat.process), drop)
     })
     .await?;
-    for (run, stat, supervises) in supervisors {
-        seen.entry(run).or_default().insert(stat.process);
-        if supervises && proc::signal(stat.process, Signal::QUIT) {
+    let mut told = Vec::new();
+    for (run, process) in found {
+        seen.entry(run).or_default().insert(process);
+        let supervises = proc::has_first_argument(process.pid, supervisor::ARGUMENT);
+        if supervises && proc::signal(process, Signal::QUIT) {
             // Stopped, it would not hear it.
-            proc::signal(stat.process, Signal::CONT);
-            death(stat.process, SUPERVISOR_TIME).await;
+            proc::signal(process, Signal::CONT);
+            told.push(process);
         }
     }
-    loop {
-        let found = blocking({
-            let markers = markers.clone();
-            move || {
-                let mut found = Vec::new();
-                let mut run_of = BTreeMap::new();
-                for (run, stat, _) in marked(&markers) {
-                    run_of.insert(stat.process.pid.as_raw_nonzero().get(), run);
-                }
-                // Descendants count as their ancestor's, whatever they did to their environment.
-                let me = getpid();
-                for stat in proc::all().filter(|stat| !stat.zombie && stat.process.pid != me) {
-                    let pid = stat.process.pid.as_raw_nonzero().get();
-                    let run = run_of.get(&pid).or_else(|| run_of.get(&stat.parent)).copied();
-                    if let Some(run) = run {
-                        run_of.insert(pid, run);
-                        found.push((run, stat.process));
-                    }
-                }
-                found
-            }
-        })
-        .await?;
-        if found.is_empty() {
-            break;
-        }
-        for (run, process) in &found {
-            seen.entry(*run).or_default().insert(*process);
-            proc::signal(*process, Signal::KILL);
-        }
-        for (_, process) in found {
-            death(process, LOOK_AGAIN).await;
-        }
+    for process in told {
+        death(process, SUPERVISOR_TIME).await;
+    }
+    let left = until_none(|| {
+        let marks = Arc::clone(&marks);
+        move || belonging(|stat| marks.run_of(stat.process), stop)
+    });
+    for (run, process) in left.await? {
+        seen.entry(run).or_default().insert(process);
     }
     reap_adopted();
     Ok(seen.into_iter().map(|(run, processes)| Leftover { run, processes: processes.len() }).collect())
 }
 
-/// Every living process with one of the markers, and whether it is a supervisor.
-fn marked(markers: &[(RunId, String)]) -> Vec<(RunId, Stat, bool)> {
-    let mut all = Vec::new();
-    for stat in proc::all().filter(|stat| !stat.zombie) {
-        let pid = stat.process.pid;
-        if let Some((run, _)) = markers.iter().find(|(_, marker)| proc::has_in_environment(pid, marker)) {
-            all.push((*run, stat, proc::has_first_argument(pid, supervisor::ARGUMENT)));
-        }
-    }
-    all
-}
-
 /// Kills what is left of a run whose supervisor was killed, and waits until none is left. The
 /// supervisor itself must be dead and not yet reaped, so that its number is still its own.
 pub async fn clear(run: RunId, supervisor: Pid) -> io::Result<usize> {
-    let marker = format!("{MARKER}={run}");
+    let marks = Arc::new(Marks::of(&[run]));
     let session = supervisor.as_raw_nonzero().get();
-    let mut seen = HashSet::new();
-    loop {
+    let cleared = until_none(|| {
         reap_adopted();
-        let marker = marker.clone();
-        let found = blocking(move || {
+        let marks = Arc::clone(&marks);
+        move || {
             let adopted = adopted();
-            let mut found = Vec::new();
-            proc::visit_trees(
-                |stat| {
-                    stat.process.pid != supervisor
-                        && (stat.session == session
-                            || adopted.contains(&stat.process)
-                            || proc::has_in_environment(stat.process.pid, &marker))
-                },
-                |stat| {
-                    if !stat.zombie && stat.process.pid != supervisor && stat.process.pid != getpid() {
-                        proc::signal(stat.process, Signal::KILL);
-                        found.push(stat.process);
-                    }
-                },
-            );
-            found
-        })
-        .await?;
-        if found.is_empty() {
-            reap_adopted();
-            return Ok(seen.len());
+            let its = |stat: &Stat| {
+                stat.process.pid != supervisor
+                    && (stat.session == session
+                        || adopted.contains(&stat.process)
+                        || marks.run_of(stat.process).is_some())
+            };
+            belonging(|stat| its(stat).then_some(run), stop)
+        }
+    });
+    let cleared = cleared.await?;
+    reap_adopted();
+    Ok(cleared.len())
+}
+
+/// Every living process that is some run's by `run_of`, and whatever descends from one: that counts as its
+/// ancestor's, whatever it did to itself. Each is handed to `seize` as soon as it is seen: a chain of processes of
+/// which each starts the next and ends would be gone by the end of the look.
+fn belonging(run_of: impl Fn(&Stat) -> Option<RunId>, seize: impl Fn(Process)) -> Vec<(RunId, Process)> {
+    let me = getpid();
+    let mut known = HashMap::new();
+    let mut found = Vec::new();
+    let mut others = Vec::new();
+    let mut note = |stat: &Stat, run: RunId, known: &mut HashMap<i32, RunId>| {
+        known.insert(stat.process.pid.as_raw_nonzero().get(), run);
+        if !stat.zombie {
+            seize(stat.process);
+            found.push((run, stat.process));
+        }
+    };
+    for stat in proc::all().filter(|stat| stat.process.pid != me) {
+        match known.get(&stat.parent).copied().or_else(|| run_of(&stat)) {
+            Some(run) => note(&stat, run, &mut known),
+            None => others.push(stat),
+        }
+    }
+    // Where the numbers began anew a child has a lower one than its parent. Until nobody more is known.
+    loop {
+        let before = others.len();
+        others.retain(|stat| match known.get(&stat.parent).copied() {
+            Some(run) => {
+                note(stat, run, &mut known);
+                false
+            }
+            None => true,
+        });
+        if others.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Looks, which stops what it finds, and kills that, until nothing is found; gives all that was. It takes as long as it takes: what can't be killed is
+/// told in the log, now and then, and nothing goes on beside it.
+async fn until_none<L>(mut look: impl FnMut() -> L) -> io::Result<HashSet<(RunId, Process)>>
+where
+    L: FnOnce() -> Vec<(RunId, Process)> + Send + 'static,
+{
+    let mut seen = HashSet::new();
+    let mut empty = 0;
+    let mut complain_at = Instant::now() + PATIENCE;
+    loop {
+        let found = blocking(look()).await?;
+        empty = if found.is_empty() { empty + 1 } else { 0 };
+        // Twice: where the numbers begin anew, a process that forks and ends while it is looked at might slip through once.
+        if empty == 2 {
+            return Ok(seen);
+        }
+        for (_, process) in &found {
+            proc::signal(*process, Signal::KILL);
+        }
+        if Instant::now() >= complain_at {
+            complain(&found);
+            complain_at = Instant::now() + REMIND;
         }
         seen.extend(found.iter().copied());
-        for process in found {
+        for (_, process) in found {
             death(process, LOOK_AGAIN).await;
         }
+    }
+}
+
+/// Not killed before everybody is seen: the children of who is dead are nobody's whom one could know them by.
+fn stop(process: Process) {
+    proc::signal(process, Signal::STOP);
+}
+
+fn complain(found: &[(RunId, Process)]) {
+    let mut of_run: BTreeMap<RunId, Vec<Process>> = BTreeMap::new();
+    for (run, process) in found {
+        of_run.entry(*run).or_default().push(*process);
+    }
+    for (run, processes) in of_run {
+        let mut named: Vec<_> = processes.iter().take(NAMED).map(|process| proc::describe(*process)).collect();
+        if processes.len() > NAMED {
+            named.push(format!("and {} more", processes.len() - NAMED));
+        }
+        tracing::error!(
+            %run,
+            processes = named.join(", "),
+            "processes of a script can't be killed, and nothing goes on beside them: state D hangs in a disk or a network \
+             mount, which must be freed; another user's must be killed as that user or as root; else restart the machine"
+        );
     }
 }
 

@@ -7,9 +7,13 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+/// How often the processes are listed at most, where there are always new ones.
+const LISTINGS: u32 = 20;
 
 /// One process for ever: numbers are used again, but not with the same start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,14 +59,37 @@ pub fn stat(pid: Pid) -> Option<Stat> {
     Some(Stat { process: Process { pid, start }, parent, group, session, zombie, suspended: state == "T" })
 }
 
-/// Every process there is, read one by one in the order of their numbers while the caller acts:
-/// a process that keeps forking is caught up with.
+/// Every process there is, read one by one in the order of their numbers while the caller acts. The kernel lists a
+/// small table all at once, and who was started after that is not in it: so it is listed again until there is nobody
+/// new, and a process that keeps forking is caught up with.
 pub fn all() -> impl Iterator<Item = Stat> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
-        .filter_map(stat)
+    let mut seen = HashSet::new();
+    let mut listing = numbers();
+    let (mut listings, mut fresh) = (1, false);
+    std::iter::from_fn(move || {
+        loop {
+            match listing.next() {
+                Some(pid) if seen.insert(pid) => {
+                    fresh = true;
+                    if let Some(stat) = stat(pid) {
+                        return Some(stat);
+                    }
+                }
+                Some(_) => {}
+                None if fresh && listings < LISTINGS => {
+                    listing = numbers();
+                    (listings, fresh) = (listings + 1, false);
+                }
+                None => return None,
+            }
+        }
+    })
+}
+
+/// The numbers of all processes at this moment.
+fn numbers() -> impl Iterator<Item = Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    entries.filter_map(|entry| Pid::from_raw(entry.ok()?.file_name().to_str()?.parse().ok()?))
 }
 
 /// Visits every descendant of those that `is_root` accepts, and these themselves.
@@ -98,22 +125,30 @@ pub fn open(process: Process) -> Result<Option<OwnedFd>, Errno> {
     Ok(stat(process.pid).is_some_and(|stat| stat.process == process).then_some(pidfd))
 }
 
-/// Whether the process was started with exactly `NAME=value` in its environment. Never true of
-/// the process that asks.
-pub fn has_in_environment(pid: Pid, assignment: &str) -> bool {
-    pid != getpid()
-        && fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero()))
-            .is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|one| one == assignment.as_bytes()))
-}
-
 /// Whether the first argument of the process is `argument`.
 pub fn has_first_argument(pid: Pid, argument: &str) -> bool {
     fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
         .is_ok_and(|line| line.split(|byte| *byte == 0).nth(1) == Some(argument.as_bytes()))
 }
 
+/// A process for people: its number, its name, its state and its user.
+pub fn describe(process: Process) -> String {
+    let pid = process.pid.as_raw_nonzero();
+    let folder = format!("/proc/{pid}");
+    let line = fs::read(format!("{folder}/stat")).unwrap_or_default();
+    let line = String::from_utf8_lossy(&line);
+    let named = line.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')'));
+    let Some((name, rest)) = named else { return pid.to_string() };
+    let state = rest.split_ascii_whitespace().next().unwrap_or("?");
+    let user = fs::metadata(folder).map_or_else(|_| "?".to_owned(), |metadata| metadata.uid().to_string());
+    // Whoever has a name may have any characters in it.
+    format!("{pid} ({name:?}, state {state}, user {user})")
+}
+
 #[cfg(test)]
 mod tests {
+    use rustix::process::getpid;
+
     use super::*;
 
     #[test]
@@ -125,5 +160,16 @@ mod tests {
         let mut seen = 0;
         visit_trees(|stat| stat.process == me.process, |_| seen += 1);
         assert!(seen >= 1);
+    }
+    #[test]
+    fn who_is_started_meanwhile_is_seen() {
+        let mut all = all();
+        all.next().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let found = all.any(|stat| stat.process.pid == pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(found);
     }
 }

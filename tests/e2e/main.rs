@@ -25,6 +25,7 @@ mod identity;
 mod ledger;
 mod loadtester;
 mod named_calls;
+mod outlive;
 mod random_walk;
 mod repeated_calls;
 mod requested;

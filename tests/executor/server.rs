@@ -133,3 +133,23 @@ async fn recovery_finds_scripts_whose_supervisor_is_gone() {
         assert!(is_dead(pid), "{pid:?}");
     }
 }
+
+#[tokio::test]
+async fn recovery_leaves_the_runs_of_others_alone() {
+    let worlds = [World::new(), World::new()];
+    let runs = [run_id(), run_id()];
+    for (world, run) in worlds.iter().zip(runs) {
+        let mut server = server(world, run, TREE).await;
+        let supervisor = world.pids("supervisor")[0];
+        kill_process(supervisor, Signal::STOP).unwrap();
+        server.kill().await.unwrap();
+        kill_process(supervisor, Signal::KILL).unwrap();
+    }
+    let [one, other] = &worlds;
+    let found = one.executor.prove_dead(&runs[..1]).await.unwrap();
+    assert_eq!(found.iter().map(|left| left.run).collect::<Vec<_>>(), runs[..1]);
+    assert!(one.pids("pids").into_iter().all(is_dead));
+    assert!(!other.pids("pids").into_iter().any(is_dead), "another run's");
+    other.executor.prove_dead(&runs).await.unwrap();
+    assert!(other.pids("pids").into_iter().all(is_dead));
+}

@@ -24,6 +24,8 @@ use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
 
 use self::signals::Signals;
 use self::tree::Tree;
+use super::MARKER;
+use super::tag::Tag;
 use super::wire::{KILL, Order, Report, TERM};
 
 /// The argument that makes this program a supervisor.
@@ -49,6 +51,7 @@ fn supervise() -> io::Result<()> {
     if rustix::net::sockopt::socket_type(&control).is_err() {
         return Err(io::Error::other("it is started by the service itself, never by hand"));
     }
+    wear_tag();
     // A session of its own: no terminal's signals come here, and the script can't join the
     // server's process group.
     setsid()?;
@@ -63,6 +66,13 @@ fn supervise() -> io::Result<()> {
     // The server may be gone: then nobody is interested.
     let _ = control.write_all(&report.encode());
     Ok(())
+}
+
+/// Before there is a script: all of it carries the tag then. Until now, and where a tag can't be had, the marker in the
+/// environment does.
+fn wear_tag() {
+    let run = std::env::var(MARKER).ok().and_then(|run| run.parse().ok());
+    let _ = run.map(Tag::of).map(Tag::wear);
 }
 
 fn start(order: &Order) -> io::Result<Pid> {
