@@ -102,7 +102,7 @@ fn look_at(source: &Path, target: &Path, replace: bool) -> Result<(), &'static s
     }
     // A live one is never replaced: its WAL would be taken for the copy's, and its server would write into nothing.
     if file::beside(target, "-wal").exists() || file::beside(target, ".lock").exists() {
-        return Err("a ledger lives there; name another file, and see «Restore» in docs/operations.md");
+        return Err("a ledger lives there; name another file, and see «Backup and restore» in docs/operations.md");
     }
     let Ok(found) = std::fs::metadata(target) else { return Ok(()) };
     let same = std::fs::metadata(source).is_ok_and(|source| (source.dev(), source.ino()) == (found.dev(), found.ino()));
