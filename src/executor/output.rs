@@ -121,7 +121,8 @@ impl Recorder {
             OutputDigest { bytes: buffer.total(), kept: buffer.kept(), sha256: hex::encode(Sha256::digest(&text)) };
         drop(buffer);
         self.changes.send_replace(true);
-        (text, digest, self.last_line.get())
+        // Once more: what a terminal would not show is taken out of that line, and may have stood within a secret.
+        (text, digest, self.secrets.mask_text(&self.last_line.get()))
     }
 
     /// What was held back is no secret, since nothing follows it.
@@ -149,6 +150,16 @@ fn lock(shared: &Mutex<HeadTail>) -> MutexGuard<'_, HeadTail> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_with_colours_in_it_is_not_put_together_in_the_last_line() {
+        for printed in ["hun\x1b[0mter2", "hun\x07ter2", "\x1b[31mhunter2\x1b[0m"] {
+            let (mut recorder, _) = Recorder::new(1000);
+            recorder.mask(&Secrets::new(["hunter2"]));
+            recorder.push(printed.as_bytes());
+            assert_eq!(recorder.finish().2, "***", "{printed:?}");
+        }
+    }
 
     #[tokio::test]
     async fn can_be_followed_to_its_end() {

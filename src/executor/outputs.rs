@@ -59,7 +59,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn parse(mut bytes: &[u8], secrets: &Secrets) -> Outputs {
+pub(super) fn parse(mut bytes: &[u8], secrets: &Secrets) -> Outputs {
     let mut outputs = Outputs::default();
     if bytes.len() > LIMIT {
         // The last complete line within the limit.
@@ -75,11 +75,14 @@ fn parse(mut bytes: &[u8], secrets: &Secrets) -> Outputs {
         if line.is_empty() {
             continue;
         }
-        let at = line.iter().position(|byte| *byte == b'=');
-        match at.map(|at| (std::str::from_utf8(&line[..at]), &line[at + 1..])) {
-            // A key is not masked but refused where it holds a secret: two of them could become one.
-            Some((Ok(key), value)) if valid_key(key) && secrets.mask(key.as_bytes()) == key.as_bytes() => {
-                let value = String::from_utf8_lossy(&secrets.mask(value)).into_owned();
+        // The line as a whole: a secret may hold the `=`, as one that is base64 often ends with it.
+        let masked = secrets.mask(line);
+        let at = line.iter().position(|byte| *byte == b'=').map_or(0, |at| at + 1);
+        // A key is not masked but refused where it holds a secret: two of them could become one.
+        let value = masked.strip_prefix(&line[..at]);
+        match (line[..at].strip_suffix(b"=").map(std::str::from_utf8), value) {
+            (Some(Ok(key)), Some(value)) if valid_key(key) => {
+                let value = String::from_utf8_lossy(value).into_owned();
                 let before = outputs.values.get(key).map_or(0, |before| written(key, before));
                 let after = size - before + written(key, &value);
                 if after > LIMIT {
@@ -90,7 +93,7 @@ fn parse(mut bytes: &[u8], secrets: &Secrets) -> Outputs {
                 }
             }
             // Its number, not its text, which may be anything.
-            Some(_) | None => bad.push(index + 1),
+            _ => bad.push(index + 1),
         }
     }
     if !bad.is_empty() {
@@ -144,6 +147,14 @@ mod tests {
         let outputs = parse(b"token_hunter2=1\nhunter2=2\nb=3", &Secrets::new(["hunter2"]));
         assert_eq!(outputs.values.into_keys().collect::<Vec<_>>(), ["b"]);
         assert!(!outputs.notes.concat().contains("hunter2"), "{:?}", outputs.notes);
+    }
+
+    #[test]
+    fn a_secret_is_hidden_across_the_sign() {
+        let outputs =
+            parse(b"c2VjcmV0=\nx=c2VjcmV0=\nabc=def\nab=c=de", &Secrets::new(["c2VjcmV0=", "abc=def", "b=c"]));
+        assert_eq!(outputs.values.into_iter().collect::<Vec<_>>(), [("x".to_owned(), "***".to_owned())]);
+        assert!(outputs.notes[0].starts_with("line 1 and 2 others"), "{:?}", outputs.notes);
     }
 
     #[test]
