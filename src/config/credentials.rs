@@ -147,13 +147,8 @@ fn unsuitable(source: Source, kind: &str) -> Option<(&'static str, &'static str)
     }
 }
 
-/// Reads the `auth` of a source. Its lines may hold a secret by mistake (`token: …` for `tokens`, a value in place of
-/// a reference): its faults go to logs, so none of them quotes its line.
+/// Reads the `auth` of a source.
 pub(super) fn auth(source: Source, node: &Node, faults: &mut Vec<Diagnostic>) -> Option<Auth> {
-    unquoted(faults, |faults| read(source, node, faults))
-}
-
-fn read(source: Source, node: &Node, faults: &mut Vec<Diagnostic>) -> Option<Auth> {
     let setting = format!("sources.{source}.auth");
     let mut fields = Fields::of(node, &setting, faults)?;
     let Some(kind_at) = fields.get("type") else {
@@ -311,17 +306,7 @@ pub(super) fn url_fault(at: &Place, what: &str, url: &str) -> Diagnostic {
     if !url.contains('@') {
         return Diagnostic::error(at, format!("{what}, and it is {url:?}"));
     }
-    let mut fault = Diagnostic::error(at, format!("{what}, and there is an @ in it"));
-    fault.snippet = None;
-    fault
-}
-
-/// Reads a part of the settings whose lines may hold a secret: none of its faults quotes its line.
-pub(super) fn unquoted<T>(faults: &mut Vec<Diagnostic>, read: impl FnOnce(&mut Vec<Diagnostic>) -> T) -> T {
-    let before = faults.len();
-    let value = read(faults);
-    faults.iter_mut().skip(before).for_each(|fault| fault.snippet = None);
-    value
+    Diagnostic::error(at, format!("{what}, and there is an @ in it"))
 }
 
 #[cfg(test)]

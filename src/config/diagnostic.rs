@@ -158,6 +158,14 @@ impl Place {
     }
 }
 
+/// Reads a part whose lines may hold a secret by mistake: none of its faults quotes its line.
+pub(super) fn unquoted<T>(faults: &mut Vec<Diagnostic>, read: impl FnOnce(&mut Vec<Diagnostic>) -> T) -> T {
+    let before = faults.len();
+    let value = read(faults);
+    faults.iter_mut().skip(before).for_each(|fault| fault.snippet = None);
+    value
+}
+
 /// The known word that somebody who wrote `word` probably meant.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = fold(word);

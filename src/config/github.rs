@@ -1,10 +1,14 @@
 //! `sources.github.api`: where outcomes are told, and as whom.
 
-use super::credentials::{unquoted, url_fault};
+use super::credentials::url_fault;
 use super::diagnostic::Diagnostic;
 use super::fields::{Fields, loose_text};
 use super::read::missing;
 use super::secret::{Environment, Secret, SecretError, SecretValue};
+use super::yaml::Node;
+
+/// The section.
+const SETTING: &str = "sources.github.api";
 
 /// `sources.github.api`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +72,6 @@ impl GithubIdentity {
 
 /// Reads the section.
 pub(super) fn api(source: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<GithubApi> {
-    const SETTING: &str = "sources.github.api";
     let mut fields = source.map("api", faults)?;
     let url = match fields.get("url") {
         Some(node) => fields.text("url", faults).and_then(|text| match base(text) {
@@ -86,32 +89,35 @@ pub(super) fn api(source: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Opti
     if let (Some(_), Some(app)) = (token, app) {
         faults.push(Diagnostic::error(&app.at, format!("{SETTING} has a token and an app, and one is enough")));
     }
-    let credentials = unquoted(faults, |faults| match (token, app) {
-        (Some(token), _) => Secret::of(token, format!("{SETTING}.token"), faults).map(GithubIdentity::Token).map(Some),
-        (None, Some(node)) => {
-            let setting = format!("{SETTING}.app");
-            let mut fields = Fields::of(node, &setting, faults)?;
-            let mut absent = |fields: &Fields<'_>, name: &str, hint: &str| {
-                faults.push(Diagnostic::error(&fields.at, format!("{setting}.{name} is missing")).hint(hint));
-            };
-            let id_node = fields.get("id");
-            let key_node = fields.get("key");
-            if id_node.is_none() {
-                absent(&fields, "id", "the app's settings page shows it: id: 12345");
-            }
-            if key_node.is_none() {
-                absent(&fields, "key", "key: {fromFile: /run/secrets/github-app.pem}");
-            }
-            let id = id_node.and_then(|node| loose_text(node, "id", faults));
-            let key = key_node.and_then(|node| Secret::of(node, format!("{setting}.key"), faults));
-            let installation = fields.number("installation", 1..=u64::MAX, faults);
-            fields.finish(&setting, faults);
-            Some(Some(GithubIdentity::App { id: id?, installation, key: key? }))
-        }
-        (None, None) => Some(None),
-    });
+    let credentials = identity(token, app, faults);
     fields.finish(SETTING, faults);
     Some(GithubApi { url: url?, credentials: credentials? })
+}
+
+/// As whom: `token`, `app`, or nobody. None: they have faults.
+fn identity(token: Option<&Node>, app: Option<&Node>, faults: &mut Vec<Diagnostic>) -> Option<Option<GithubIdentity>> {
+    if let Some(token) = token {
+        return Secret::of(token, format!("{SETTING}.token"), faults).map(GithubIdentity::Token).map(Some);
+    }
+    let Some(node) = app else { return Some(None) };
+    let setting = format!("{SETTING}.app");
+    let mut fields = Fields::of(node, &setting, faults)?;
+    let mut absent = |fields: &Fields<'_>, name: &str, hint: &str| {
+        faults.push(Diagnostic::error(&fields.at, format!("{setting}.{name} is missing")).hint(hint));
+    };
+    let id_node = fields.get("id");
+    let key_node = fields.get("key");
+    if id_node.is_none() {
+        absent(&fields, "id", "the app's settings page shows it: id: 12345");
+    }
+    if key_node.is_none() {
+        absent(&fields, "key", "key: {fromFile: /run/secrets/github-app.pem}");
+    }
+    let id = id_node.and_then(|node| loose_text(node, "id", faults));
+    let key = key_node.and_then(|node| Secret::of(node, format!("{setting}.key"), faults));
+    let installation = fields.number("installation", 1..=u64::MAX, faults);
+    fields.finish(&setting, faults);
+    Some(Some(GithubIdentity::App { id: id?, installation, key: key? }))
 }
 
 /// Whether tokens may be sent there.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::names::Source;
 
-use super::credentials::{self, unquoted, url_fault};
+use super::credentials::{self, url_fault};
 use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
 use super::github;
@@ -154,9 +154,7 @@ pub(super) fn settings(root: &Node, faults: &mut Vec<Diagnostic>) -> Option<Sett
         }
         Some((sources, github_api?))
     });
-    let api_tokens = section(&mut fields, "api", faults, |fields, faults| {
-        Some(unquoted(faults, |faults| api_tokens(fields, faults)))
-    });
+    let api_tokens = section(&mut fields, "api", faults, |fields, faults| Some(api_tokens(fields, faults)));
     let log = section(&mut fields, "log", faults, log);
     fields.finish("the settings", faults);
     let (sources, github_api) = sources?;

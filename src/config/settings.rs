@@ -182,6 +182,8 @@ impl Settings {
     pub fn load(file: Option<&Path>, env: &Environment) -> Result<Self, Vec<Diagnostic>> {
         let mut faults = Vec::new();
         let settings = Self::layered(file, env, &mut faults);
+        // A secret may stand on any line of them by mistake, and their faults go to logs: none is quoted.
+        faults.iter_mut().for_each(|fault| fault.snippet = None);
         faults.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
         let refused = faults.iter().any(|fault| fault.severity == Severity::Error);
         settings.filter(|_| !refused).ok_or(faults)
@@ -251,23 +253,29 @@ impl Settings {
     }
 
     fn layered(file: Option<&Path>, env: &Environment, faults: &mut Vec<Diagnostic>) -> Option<Self> {
+        let documents = match file {
+            Some(file) => yaml::read(file, faults)?,
+            None => Vec::new(),
+        };
+        Self::of(documents, env, faults)
+    }
+
+    /// Lays the documents of a file, which has one or none, and the variables over the defaults.
+    pub(super) fn of(mut documents: Vec<yaml::Node>, env: &Environment, faults: &mut Vec<Diagnostic>) -> Option<Self> {
         let defaults = yaml::parse("config/default.yaml".to_owned(), PathBuf::new(), DEFAULT.as_bytes(), faults);
         let mut layers = Layers::of(&read::SHAPE);
         defaults.into_iter().for_each(|defaults| layers.file(defaults));
-        if let Some(file) = file {
-            let mut documents = yaml::read(file, faults)?;
-            if let Some(second) = documents.get(1) {
-                faults.push(Diagnostic::error(&second.at, "a settings file holds one document, and this is a second"));
+        if let Some(second) = documents.get(1) {
+            faults.push(Diagnostic::error(&second.at, "a settings file holds one document, and this is a second"));
+        }
+        documents.truncate(1);
+        for document in documents {
+            if !matches!(document.value, yaml::Value::Map(_) | yaml::Value::Null) {
+                let message = format!("settings are a map, and this is {}", document.kind());
+                faults.push(Diagnostic::error(&document.at, message));
+                return None;
             }
-            documents.truncate(1);
-            for document in documents {
-                if !matches!(document.value, yaml::Value::Map(_) | yaml::Value::Null) {
-                    let message = format!("settings are a map, and this is {}", document.kind());
-                    faults.push(Diagnostic::error(&document.at, message));
-                    return None;
-                }
-                layers.file(document);
-            }
+            layers.file(document);
         }
         layers.variables(env, faults);
         let merged = layers.merged();

@@ -64,7 +64,13 @@ pub(super) fn load_file(path: &Path, defaults: &Defaults, faults: &mut Vec<Diagn
     loaded
 }
 
-fn load_documents(path: &Path, documents: &[Node], defaults: &Defaults, faults: &mut Vec<Diagnostic>) -> Vec<Loaded> {
+/// What is in a file, once it is a tree.
+pub(super) fn load_documents(
+    path: &Path,
+    documents: &[Node],
+    defaults: &Defaults,
+    faults: &mut Vec<Diagnostic>,
+) -> Vec<Loaded> {
     let file = path.display().to_string();
     let folder = path.parent().unwrap_or(Path::new(""));
     // Not canonicalize: a ConfigMap swaps the symlinks below this folder, and scripts must follow.

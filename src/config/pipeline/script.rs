@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::pipeline::{EnvValue, OnInterrupt, Script};
 
-use super::super::diagnostic::{Diagnostic, Place};
+use super::super::diagnostic::{Diagnostic, Place, unquoted};
 use super::super::fields::{Fields, entries, items, loose_text, text};
 use super::super::yaml::{Node, Value};
 use super::Context;
@@ -143,7 +143,8 @@ fn environment(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>)
             continue;
         }
         let value = match &value.value {
-            Value::Map(_) => reference(value, context, faults),
+            // The secret itself may stand where its reference should.
+            Value::Map(_) => unquoted(faults, |faults| reference(value, context, faults)),
             Value::Seq(_) => {
                 let message =
                     format!("{} must be text, {{fromFile: …}} or {{fromEnv: …}}, and this is a list", key.text);
