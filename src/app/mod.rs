@@ -4,6 +4,7 @@
 
 mod access;
 mod logging;
+mod private;
 mod reporting;
 mod rotation;
 mod serve;

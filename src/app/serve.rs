@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::rotation::{InForce, Rotation};
-use super::{logging, reporting};
+use super::{logging, private, reporting};
 use crate::config::reload::Reloader;
 use crate::config::secret::Environment;
 use crate::config::settings::{self, Secrets, Settings};
@@ -96,6 +96,7 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     let listener = listen(settings.server.listen).await.map_err(unavailable)?;
     let address = listener.local_addr().map_err(|error| unavailable(error.to_string()))?;
     let executor = executor(&settings).map_err(unavailable)?;
+    private::warn(&settings);
     let metrics = Arc::new(Metrics::default());
     let mut engine_settings = engine_settings(&settings, environment, &metrics);
     engine_settings.reporter = reporter.map(|reporter| Arc::new(reporter) as _);
@@ -149,7 +150,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 fn executor(settings: &Settings) -> Result<Executor, String> {
     executor::become_subreaper().map_err(|error| format!("the service can't become a subreaper: {error}"))?;
     let execution = &settings.execution;
-    std::fs::create_dir_all(&execution.work_dir)
+    private::make(&execution.work_dir)
         .map_err(|error| format!("execution.workDir {}: {error}", execution.work_dir.display()))?;
     let settings = executor::Settings {
         // Right even when the file was replaced by a newer version meanwhile.
