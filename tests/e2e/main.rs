@@ -31,6 +31,7 @@ mod repeated_calls;
 mod requested;
 mod rollback;
 mod rotation;
+mod secrets;
 mod service;
 mod seven_stages;
 mod spinnaker;

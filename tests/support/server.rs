@@ -25,7 +25,8 @@ impl Server {
     pub async fn start(launcher: &[&str], config: &Path, folder: &Path, variables: &[(String, String)]) -> Self {
         let mut server = Self::spawn(launcher, config, folder, variables);
         let line = server.logged("listening").await;
-        server.address = field(&line, "address").unwrap_or_else(|| panic!("no address in {line}"));
+        let in_text = || line.split_once("address=")?.1.split(' ').next().map(str::to_owned);
+        server.address = field(&line, "address").or_else(in_text).unwrap_or_else(|| panic!("no address in {line}"));
         server
     }
 
