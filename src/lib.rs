@@ -15,6 +15,8 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod executor;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http;
 pub mod ledger;
 pub mod reporter;

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("reporter", 3),
     ("cli", 3),
     ("app", 4),
+    ("fuzz", 4),
 ];
 
 fn floor(module: &str) -> Option<u8> {

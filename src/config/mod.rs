@@ -11,6 +11,8 @@ mod credentials;
 pub mod diagnostic;
 mod fields;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod github;
 mod globs;
 mod layers;

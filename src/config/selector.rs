@@ -120,7 +120,7 @@ impl Pattern {
         })
     }
 
-    fn new(text: &str) -> Result<Self, String> {
+    pub fn new(text: &str) -> Result<Self, String> {
         if text.chars().all(|c| c == '*') {
             return Ok(Self::Any);
         }
@@ -131,7 +131,7 @@ impl Pattern {
         Ok(Self::Glob { prefix: prefix.to_owned(), glob, automaton })
     }
 
-    fn matches(&self, text: Option<&str>) -> bool {
+    pub fn matches(&self, text: Option<&str>) -> bool {
         match (self, text) {
             (Self::Any, _) => true,
             (_, None) => false,
@@ -149,7 +149,7 @@ impl Pattern {
     }
 
     /// Whether one text could match both; in doubt yes.
-    fn meets(&self, other: &Self) -> bool {
+    pub fn meets(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Literal(a), Self::Literal(b)) => a == b,
             (Self::Glob { automaton: a, .. }, Self::Glob { automaton: b, .. }) => a.meets(b),

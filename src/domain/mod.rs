@@ -6,6 +6,8 @@ pub mod allow;
 pub mod answer;
 pub mod call;
 pub mod decide;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod github;
 pub mod glob;
 pub mod hook;

@@ -10,6 +10,8 @@
 mod buffer;
 mod command;
 pub mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod last_line;
 mod mask;
 mod orphans;

@@ -13,6 +13,8 @@
 //! - `problem`: refusals
 
 mod api;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod hooks;
 mod line;

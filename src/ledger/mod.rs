@@ -16,6 +16,8 @@ mod chain;
 mod condition;
 mod error;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod head;
 mod list;
 mod read;

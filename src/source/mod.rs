@@ -18,6 +18,8 @@ mod cdevents;
 pub mod cloudevents;
 pub mod flagger;
 pub mod flux;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod generic;
 pub mod github;
 pub mod idempotency;
