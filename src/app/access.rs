@@ -10,7 +10,7 @@ pub(super) fn of(secrets: &Secrets) -> Access {
     let sources = secrets.sources.iter().map(|(source, found)| (*source, credentials(found)));
     let api_tokens = secrets.api_tokens.iter().map(|token| ApiToken {
         name: token.name.clone(),
-        secret: token.token.expose().to_vec(),
+        secret: token.token.expose().into(),
         scope: match token.scope {
             settings::Scope::Read => Scope::Read,
             settings::Scope::Operate => Scope::Operate,

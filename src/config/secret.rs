@@ -138,7 +138,12 @@ pub struct SecretError {
     pub why: String,
 }
 
-/// The value of a secret. It prints as `***`; comparing it is left to those who do so in constant time.
+/// The value of a secret. It prints as `***`; comparing it is left to those who do so in constant time:
+///
+/// ```compile_fail,E0369
+/// let value = stagehook::config::secret::SecretValue::new(b"word".to_vec());
+/// assert!(value.unwrap() == value.unwrap());
+/// ```
 #[derive(Clone)]
 pub struct SecretValue(Vec<u8>);
 

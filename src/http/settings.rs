@@ -1,14 +1,13 @@
 //! What `http` is told at its start: plain values, secrets resolved. Reading them from files is `config`'s business.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::domain::names::Source;
-use crate::source::auth::Credentials;
+use crate::source::auth::{Credentials, Secret};
 use crate::source::loadtester::Commands;
 use crate::source::render::Statuses;
 
@@ -112,20 +111,14 @@ impl Default for Access {
 }
 
 /// One credential of the API.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ApiToken {
     /// What the ledger calls whoever uses it.
     pub name: String,
     /// The token.
-    pub secret: Vec<u8>,
+    pub secret: Secret,
     /// What it allows.
     pub scope: Scope,
-}
-
-impl fmt::Debug for ApiToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ApiToken {{ name: {:?}, secret: ***, scope: {:?} }}", self.name, self.scope)
-    }
 }
 
 /// What a token of the API allows.

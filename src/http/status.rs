@@ -114,7 +114,7 @@ async fn known(state: &State, request: Request) -> Result<Grant> {
     let settings = hooks::served(state, source)?;
     let (head, body) = request.into_parts();
     let access = state.access();
-    let tokens = access.api_tokens.iter().map(|token| token.secret.as_slice());
+    let tokens = access.api_tokens.iter().map(|token| &token.secret);
     let told = auth::authorization(&head.headers, "bearer", "a bearer token is needed");
     if told.is_ok_and(|told| auth::find(told, tokens).is_some()) {
         return Ok(Grant::default());

@@ -48,7 +48,7 @@ fn who(parts: &Parts, state: &State, needed: Scope) -> Result<Actor> {
     let refused = |reason| Problem::unauthenticated(reason, "; `api.tokens` has those that are known", CHALLENGE);
     let told = auth::authorization(&parts.headers, "bearer", "a bearer token is needed")
         .map_err(|error| refused(error.reason))?;
-    let found = auth::find(told, tokens.iter().map(|token| token.secret.as_slice())).and_then(|at| tokens.get(at));
+    let found = auth::find(told, tokens.iter().map(|token| &token.secret)).and_then(|at| tokens.get(at));
     let token = found.ok_or_else(|| refused("the bearer token is not known"))?;
     if token.scope < needed {
         let detail = format!("the token {} may only look; use one with the scope operate", token.name);

@@ -251,7 +251,7 @@ async fn secrets_are_exchanged_while_it_serves() {
         let mut access = Access::default();
         let tokens = vec![Key::new(token, None, Grant::default())];
         access.sources.insert(Source::Generic, Credentials::Bearer { tokens });
-        let secret = api.as_bytes().to_vec();
+        let secret = api.into();
         access.api_tokens.push(ApiToken { name: "ops".into(), secret, scope: Scope::Read });
         Arc::new(access)
     };
@@ -287,7 +287,7 @@ async fn no_web_page_of_another_origin_calls() {
 #[tokio::test]
 async fn a_foreign_name_that_resolves_to_us_calls_no_source_though_the_api_has_tokens() {
     let mut access = Access::default();
-    access.api_tokens.push(ApiToken { name: "ops".into(), secret: b"right".to_vec(), scope: Scope::Operate });
+    access.api_tokens.push(ApiToken { name: "ops".into(), secret: "right".into(), scope: Scope::Operate });
     let site = Site::with(Settings { access: access.for_ever(), ..Settings::default() }, true).await;
     for (path, status) in [
         ("/hooks/flagger/event", 403),

@@ -118,7 +118,7 @@ async fn whoever_may_call_may_read_and_so_may_a_token_of_the_api() {
     let with = |credentials: Credentials| {
         let mut access = Access::default();
         access.sources.insert(Source::Generic, credentials);
-        access.api_tokens.push(ApiToken { name: "eyes".into(), secret: b"looking".to_vec(), scope: Scope::Read });
+        access.api_tokens.push(ApiToken { name: "eyes".into(), secret: "looking".into(), scope: Scope::Read });
         Settings { access: access.for_ever(), ..Settings::default() }
     };
     let limited = |namespace: &str| Grant::new("here", None, &[], &[Glob::new(namespace).unwrap()]);

@@ -56,28 +56,44 @@ pub enum Credentials {
     },
 }
 
-/// One secret: whose it is, and what it is for.
+/// A secret as callers know it. Its bytes are seen in this module alone, which compares them in constant time, and it
+/// prints as `***`:
+///
+/// ```compile_fail,E0369
+/// let secret = stagehook::source::auth::Secret::from("word");
+/// assert!(secret == secret);
+/// ```
 #[derive(Clone)]
+pub struct Secret(Vec<u8>);
+
+impl<T: Into<Vec<u8>>> From<T> for Secret {
+    fn from(value: T) -> Self {
+        Self(value.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// One secret: whose it is, and what it is for.
+#[derive(Clone, Debug)]
 pub struct Key {
-    secret: Vec<u8>,
+    secret: Secret,
     name: Option<String>,
     grant: Grant,
 }
 
 impl Key {
     /// A secret with its limits; with a name the ledger calls it by that, else by its place.
-    pub fn new(secret: impl Into<Vec<u8>>, name: Option<String>, grant: Grant) -> Self {
+    pub fn new(secret: impl Into<Secret>, name: Option<String>, grant: Grant) -> Self {
         Self { secret: secret.into(), name, grant }
     }
 
     fn label(&self, place: usize) -> String {
         self.name.clone().unwrap_or_else(|| (place + 1).to_string())
-    }
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key {{ secret: ***, name: {:?} }}", self.name)
     }
 }
 
@@ -155,7 +171,7 @@ pub fn present<'c>(
             let colon = told.iter().position(|byte| *byte == b':');
             let (name, word) = colon.map_or((told.as_slice(), &[][..]), |at| (&told[..at], &told[at + 1..]));
             let name_is_right = same(name, username.as_bytes()) & Choice::from(u8::from(colon.is_some()));
-            let found = find(word, passwords.iter().map(|key| key.secret.as_slice()));
+            let found = find(word, passwords.iter().map(|key| &key.secret));
             let key = found.filter(|_| bool::from(name_is_right)).and_then(|at| passwords.get(at));
             let key = key.ok_or(refused("the username or the password is wrong"))?;
             let by = match &key.name {
@@ -167,7 +183,7 @@ pub fn present<'c>(
         }
         Credentials::Bearer { tokens } => {
             let told = authorization(headers, "bearer", "a bearer token is needed")?;
-            let found = find(told, tokens.iter().map(|key| key.secret.as_slice()));
+            let found = find(told, tokens.iter().map(|key| &key.secret));
             let (place, key) =
                 found.and_then(|at| Some((at, tokens.get(at)?))).ok_or(refused("the bearer token is not known"))?;
             known(format!("{source} bearer:{}", key.label(place)), &key.grant)
@@ -182,7 +198,7 @@ pub fn present<'c>(
 impl Signed<'_> {
     /// Says who calls, now that the body is there.
     pub fn verify(self, body: &[u8]) -> Result<Authenticated, Unauthenticated> {
-        let found = self.secrets.iter().enumerate().find(|(_, key)| self.claim.is_of(&key.secret, body));
+        let found = self.secrets.iter().enumerate().find(|(_, key)| self.claim.is_of(&key.secret.0, body));
         let (place, key) = found.ok_or(refused(self.claim.wrong()))?;
         let by = Actor(format!("{} {}:{}", self.source, self.kind, key.label(place)));
         Ok(Authenticated { by, grant: key.grant.clone(), message: self.claim.into_message() })
@@ -190,9 +206,9 @@ impl Signed<'_> {
 }
 
 /// The place of a secret among the known ones; every one is compared, whichever matches.
-pub fn find<'a>(told: &[u8], known: impl Iterator<Item = &'a [u8]>) -> Option<usize> {
+pub fn find<'a>(told: &[u8], known: impl Iterator<Item = &'a Secret>) -> Option<usize> {
     // An empty one in the settings would let everybody in that sends none.
-    known.enumerate().fold(None, |found, (place, secret)| {
+    known.enumerate().fold(None, |found, (place, Secret(secret))| {
         let matches = bool::from(same(told, secret)) && !secret.is_empty();
         found.or(matches.then_some(place))
     })
