@@ -76,7 +76,7 @@ mod tests {
                 .into_iter()
                 .flat_map(|(name, target)| seeds(name).into_iter().map(move |seed| (target, seed)))
                 .flat_map(|(target, (path, seed))| {
-                    let step = seed.len() / 16 + 1;
+                    let step = seed.len() / 6 + 1;
                     (0..seed.len()).step_by(step).flat_map(move |at| {
                         let mut turned = seed.clone();
                         turned[at] ^= 1 << (at % 8);

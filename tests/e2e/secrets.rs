@@ -296,15 +296,24 @@ async fn no_secret_shows(format: &str) {
         &["show", &id],
         &["show", &id, "--output", "json"],
         &["logs", &run_id],
-        &["webhooks", "flagger", "pipelines/podinfo.yaml"],
-        &["send", "generic", "rollout", "test/podinfo"],
+        &["webhooks", "flagger", "--pipeline", "pipelines/podinfo.yaml", "--url", "https://hooks.example"],
+        &["send", "generic", "rollout", "--app", "test/podinfo"],
         &["ledger", "verify"],
         &["ledger", "head"],
+        &["health"],
     ] {
         for token in ["read", "bearer", "wrong"] {
-            hidden_in_output(arguments, &command(&world, &secret(token), arguments));
+            let output = command(&world, &secret(token), arguments);
+            assert_ne!(output.status.code(), Some(2), "it is written as it has to be: {output:?}");
+            hidden_in_output(arguments, &output);
         }
     }
+
+    let copy = world.path().join("copy.db");
+    let output = command(&world, "", &["ledger", "backup", copy.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    hidden("the backup", std::fs::read(&copy).unwrap());
+    assert_eq!(std::fs::metadata(&copy).unwrap().permissions().mode() & 0o7777, 0o600, "the backup is private");
 
     // What goes wrong while it runs.
     std::fs::remove_file(world.path().join("bearer")).unwrap();
