@@ -7,7 +7,7 @@
 //!   the callers' dialects
 //! - [`engine`]: commits what the core decides, then does it
 //! - [`http`], [`cli`], [`reporter`]: the service on the wire, the command line, telling outcomes to GitHub
-//! - [`app`]: the program
+//! - [`app`]: the program; `fuzz`: what the fuzz targets do, in no build of it
 
 pub mod app;
 pub mod cli;
