@@ -20,7 +20,9 @@ pub struct LastLine {
 impl LastLine {
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
-        let Some(first) = bytes.iter().position(ends_line) else {
+        // Asked so, it is quick: a gigabyte without a line is looked through for one.
+        let has_lines = bytes.contains(&b'\n') || bytes.contains(&b'\r');
+        let Some(first) = has_lines.then(|| bytes.iter().position(ends_line)).flatten() else {
             self.extend(bytes);
             return;
         };

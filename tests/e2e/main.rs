@@ -24,6 +24,7 @@ mod history;
 mod identity;
 mod ledger;
 mod loadtester;
+mod misbehaving;
 mod named_calls;
 mod outlive;
 mod random_walk;
