@@ -17,6 +17,7 @@ mod stale;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod turned_away;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,6 +99,8 @@ pub enum Told {
     Busy {
         /// In one line.
         message: String,
+        /// When there may be room for this very caller.
+        after: Duration,
     },
     /// The ledger can't be read or written; nothing was started.
     Unavailable {
@@ -285,6 +288,9 @@ impl Engine {
         let turn = async move { engine.turn(stream, command, by, &mut None, Vec::new(), Some(&caller)).await };
         let turned = tokio::spawn(turn).await;
         match turned {
+            Ok(Ok(Turned { reply: Reply::Busy { message }, stream, .. })) => {
+                Told::Busy { message, after: self.0.slots.turn_away(&stream) }
+            }
             Ok(Ok(Turned { reply, waiter: None, .. })) => told(reply),
             Ok(Ok(Turned { waiter: Some(waiter), application, stream, .. })) => {
                 self.held(waiter, &application, &stream, deadline).await
@@ -330,8 +336,9 @@ fn told(reply: Reply) -> Told {
         Reply::Accepted { message } => Told::Accepted { message },
         Reply::Unknown { message } => Told::Unknown { message },
         Reply::Conflict { message } => Told::Conflict { message },
-        Reply::Busy { message } => Told::Busy { message },
-        // The core answers every call and request; a wait has a waiter beside it.
-        Reply::Nothing | Reply::Wait(_) => Told::Unavailable { message: "no answer was decided".to_owned() },
+        // The core answers every call and request; a wait has a waiter beside it, and who is turned away a time.
+        Reply::Nothing | Reply::Wait(_) | Reply::Busy { .. } => {
+            Told::Unavailable { message: "no answer was decided".to_owned() }
+        }
     }
 }

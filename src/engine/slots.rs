@@ -5,8 +5,20 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::turned_away::TurnedAway;
+use crate::domain::names::StreamId;
+
+/// The least and the most that one who is turned away is told to wait. What is true now may not be in a minute.
+const LEAST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(60);
+
+/// How long a slot is taken for, until one was given back: so the first are told to come again in a few seconds.
+const UNKNOWN: Duration = Duration::from_secs(5);
 
 /// All slots there are. A cheap handle.
 #[derive(Clone, Debug)]
@@ -22,11 +34,18 @@ struct State {
     closed: bool,
     rollbacks: VecDeque<oneshot::Sender<Slot>>,
     forward: VecDeque<oneshot::Sender<Slot>>,
+    turned_away: TurnedAway,
+    /// For how long a slot is taken, the last ones above all.
+    taken_for: Option<Duration>,
 }
 
 /// One slot; dropping it hands it to the next in line.
 #[derive(Debug)]
-pub struct Slot(Option<Arc<Mutex<State>>>);
+pub struct Slot {
+    /// None: it was not taken by whom it was handed to.
+    shared: Option<Arc<Mutex<State>>>,
+    since: Instant,
+}
 
 /// A place in the line of the forward scripts, kept while what needs it is committed; dropping it
 /// gives it up.
@@ -64,7 +83,13 @@ impl Slots {
             closed: false,
             rollbacks: VecDeque::new(),
             forward: VecDeque::new(),
+            turned_away: TurnedAway::default(),
+            taken_for: None,
         })))
+    }
+
+    fn slot(&self) -> Slot {
+        Slot { shared: Some(Arc::clone(&self.0)), since: Instant::now() }
     }
 
     /// A slot at once, where one is free and nobody waits.
@@ -74,27 +99,41 @@ impl Slots {
             return None;
         }
         state.free -= 1;
-        Some(Slot(Some(Arc::clone(&self.0))))
+        Some(self.slot())
     }
 
     /// A slot at once, or else a place in the line of the forward scripts: one look, so that of all
     /// who come together no more get in than the line holds.
-    pub fn enter(&self) -> Entered {
+    ///
+    /// While the line is short it takes everybody. In its second half there are places for those alone before whom
+    /// nobody was turned away, or fewer than there are places: else it would be luck, for whoever comes when, to get in.
+    pub fn enter(&self, who: &StreamId) -> Entered {
         let mut state = lock(&self.0);
         if !state.closed && state.free > 0 {
             state.free -= 1;
-            return Entered::Slot(Slot(Some(Arc::clone(&self.0))));
+            state.turned_away.forget(who);
+            return Entered::Slot(self.slot());
         }
-        // Nobody is refused for load by a line that is closed: it is no line any more. Nor by those
-        // who have gone out of it.
-        if state.forward.len() + state.claimed >= state.queue {
-            state.forward.retain(|waiting| !waiting.is_closed());
-        }
-        if !state.closed && state.forward.len() + state.claimed >= state.queue {
+        // Nobody is refused for load by a line that is closed: it is no line any more.
+        if !state.closed && !state.has_room(who) {
             return Entered::Full;
         }
+        state.turned_away.forget(who);
         state.claimed += 1;
         Entered::Place(Place(Some(Arc::clone(&self.0))))
+    }
+
+    /// Notes that one was turned away. Returns when it had best come again: when the line may have a place for it and
+    /// for all who came before.
+    pub fn turn_away(&self, who: &StreamId) -> Duration {
+        let mut state = lock(&self.0);
+        let now = Instant::now();
+        let before = u32::try_from(state.turned_away.before(who, now)).unwrap_or(u32::MAX);
+        let total = u32::try_from(state.total).unwrap_or(u32::MAX).max(1);
+        let taken_for = state.taken_for.unwrap_or(UNKNOWN * total);
+        let after = (taken_for.saturating_mul(before.saturating_add(1)) / total).clamp(LEAST, MOST);
+        state.turned_away.note(who, after, now);
+        after
     }
 
     /// A slot when it is this one's turn; `None` once the service is shutting down.
@@ -122,7 +161,7 @@ impl Slots {
         }
         if state.free > 0 {
             state.free -= 1;
-            return Ok(Some(Slot(Some(Arc::clone(&self.0)))));
+            return Ok(Some(self.slot()));
         }
         let (sender, receiver) = oneshot::channel();
         match purpose {
@@ -142,6 +181,7 @@ impl Slots {
         let waiting = {
             let mut state = lock(&self.0);
             state.closed = true;
+            state.turned_away.clear();
             (std::mem::take(&mut state.rollbacks), std::mem::take(&mut state.forward))
         };
         drop(waiting);
@@ -155,16 +195,37 @@ impl Slots {
     }
 }
 
+impl State {
+    /// Whether the line has a place for this one.
+    fn has_room(&mut self, who: &StreamId) -> bool {
+        if self.forward.len() + self.claimed >= self.queue.div_ceil(2) {
+            // Nobody is kept out by those who have gone out of it.
+            self.forward.retain(|waiting| !waiting.is_closed());
+        }
+        let waiting = self.forward.len() + self.claimed;
+        let room = self.queue.saturating_sub(waiting);
+        waiting < self.queue.div_ceil(2) || self.turned_away.before(who, Instant::now()) < room
+    }
+
+    /// Learns from a slot that is given back. What was long ago counts for little.
+    fn learn(&mut self, taken_for: Duration) {
+        self.taken_for =
+            Some(self.taken_for.map_or(taken_for, |mean| mean.saturating_mul(7).saturating_add(taken_for) / 8));
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some(shared) = self.0.take() else { return };
+        let Some(shared) = self.shared.take() else { return };
         let mut state = lock(&shared);
+        let now = Instant::now();
+        state.learn(now - self.since);
         while !state.closed {
             let Some(next) = state.rollbacks.pop_front().or_else(|| state.forward.pop_front()) else { break };
-            match next.send(Slot(Some(Arc::clone(&shared)))) {
+            match next.send(Slot { shared: Some(Arc::clone(&shared)), since: now }) {
                 Ok(()) => return,
                 // Nobody takes it any more. Emptied, it does not hand itself on inside this lock.
-                Err(mut refused) => refused.0 = None,
+                Err(mut refused) => refused.shared = None,
             }
         }
         state.free += 1;
@@ -187,6 +248,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::names::Source;
+
+    fn who(number: usize) -> StreamId {
+        StreamId { source: Source::Flagger, application: format!("test/app-{number}").parse().unwrap() }
+    }
 
     #[tokio::test]
     async fn rollbacks_come_first_and_nobody_is_forgotten() {
@@ -209,24 +275,24 @@ mod tests {
     #[tokio::test]
     async fn a_place_is_in_line_from_the_decision_on() {
         let slots = Slots::new(1, 2);
-        let Entered::Slot(first) = slots.enter() else { panic!("one is free") };
-        let Entered::Place(place) = slots.enter() else { panic!("there is room") };
-        let Entered::Place(given_up) = slots.enter() else { panic!("there is room") };
-        assert!(matches!(slots.enter(), Entered::Full));
+        let Entered::Slot(first) = slots.enter(&who(0)) else { panic!("one is free") };
+        let Entered::Place(place) = slots.enter(&who(0)) else { panic!("there is room") };
+        let Entered::Place(given_up) = slots.enter(&who(0)) else { panic!("there is room") };
+        assert!(matches!(slots.enter(&who(0)), Entered::Full));
         drop(given_up);
-        let Entered::Place(second) = slots.enter() else { panic!("there is room again") };
+        let Entered::Place(second) = slots.enter(&who(0)) else { panic!("there is room again") };
         let waiting = slots.take(For::Forward, Some(place));
-        assert!(matches!(slots.enter(), Entered::Full));
+        assert!(matches!(slots.enter(&who(0)), Entered::Full));
         // What can't be refused gets in line all the same.
         let further = slots.take(For::Forward, None);
         drop(first);
         let slot = waiting.await.unwrap();
-        assert!(matches!(slots.enter(), Entered::Full));
+        assert!(matches!(slots.enter(&who(0)), Entered::Full));
         drop((further, slot));
         // It was passed over, as it waits no more.
-        let Entered::Slot(slot) = slots.enter() else { panic!("one is free") };
+        let Entered::Slot(slot) = slots.enter(&who(0)) else { panic!("one is free") };
         drop(second);
-        assert!(matches!(slots.enter(), Entered::Place(_)));
+        assert!(matches!(slots.enter(&who(0)), Entered::Place(_)));
         drop(slot);
         assert_eq!(slots.usage(), (0, 0));
     }
@@ -234,8 +300,8 @@ mod tests {
     #[tokio::test]
     async fn a_line_of_no_length_takes_nobody() {
         let slots = Slots::new(1, 0);
-        let Entered::Slot(_slot) = slots.enter() else { panic!("one is free") };
-        assert!(matches!(slots.enter(), Entered::Full));
+        let Entered::Slot(_slot) = slots.enter(&who(0)) else { panic!("one is free") };
+        assert!(matches!(slots.enter(&who(0)), Entered::Full));
     }
 
     #[tokio::test]
@@ -254,9 +320,64 @@ mod tests {
         let waiting = slots.take(For::Rollback, None);
         slots.close();
         assert!(waiting.await.is_none());
-        let Entered::Place(place) = slots.enter() else { panic!("nobody is refused for load now") };
+        let Entered::Place(place) = slots.enter(&who(0)) else { panic!("nobody is refused for load now") };
         assert!(slots.take(For::Forward, Some(place)).await.is_none());
         drop(first);
         assert!(slots.try_take().is_none());
+    }
+
+    #[tokio::test]
+    async fn who_was_turned_away_first_gets_in_first() {
+        let slots = Slots::new(1, 4);
+        let Entered::Slot(slot) = slots.enter(&who(0)) else { panic!("one is free") };
+        let mut line: Vec<_> = (1..=4).map(|number| slots.enter(&who(number))).collect();
+        for number in 5..=8 {
+            assert!(matches!(slots.enter(&who(number)), Entered::Full));
+            slots.turn_away(&who(number));
+        }
+        line.pop();
+        // One place, and whoever comes at the right moment does not get it.
+        for number in [9, 8, 6] {
+            assert!(matches!(slots.enter(&who(number)), Entered::Full), "{number}");
+        }
+        line.push(slots.enter(&who(5)));
+        assert!(matches!(line.last(), Some(Entered::Place(_))));
+        line.truncate(2);
+        // Two places: for the next two, in whichever order they come.
+        assert!(matches!(slots.enter(&who(8)), Entered::Full));
+        line.push(slots.enter(&who(7)));
+        line.push(slots.enter(&who(6)));
+        assert!(matches!(line[2..], [Entered::Place(_), Entered::Place(_)]));
+        drop(slot);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_come_again_keeps_nobody_out_of_a_short_line() {
+        let slots = Slots::new(1, 4);
+        let Entered::Slot(slot) = slots.enter(&who(0)) else { panic!("one is free") };
+        let mut line: Vec<_> = (1..=4).map(|number| slots.enter(&who(number))).collect();
+        for number in 100..200 {
+            slots.turn_away(&who(number));
+        }
+        line.truncate(2);
+        assert!(matches!(slots.enter(&who(9)), Entered::Full));
+        line.truncate(1);
+        assert!(matches!(slots.enter(&who(9)), Entered::Place(_)));
+        drop(slot);
+        assert!(matches!(slots.enter(&who(9)), Entered::Slot(_)));
+    }
+
+    #[test]
+    fn when_to_come_again_is_when_there_may_be_room() {
+        let slots = Slots::new(2, 0);
+        // Nothing is known of the scripts yet.
+        assert_eq!(slots.turn_away(&who(0)), UNKNOWN);
+        (0..50).for_each(|_| lock(&slots.0).learn(Duration::from_secs(8)));
+        // A place every four seconds. Whoever asks again is not further behind for that.
+        let told = |number| slots.turn_away(&who(number)).as_secs_f64().round();
+        let _first = told(0);
+        assert_eq!([1, 2, 3, 2, 1].map(told), [8.0, 12.0, 16.0, 12.0, 8.0]);
+        (4..40).for_each(|number| _ = slots.turn_away(&who(number)));
+        assert_eq!(told(40), MOST.as_secs_f64());
     }
 }

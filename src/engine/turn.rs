@@ -231,7 +231,7 @@ impl Engine {
         }
         let entered = match self.wanted(&decision) {
             None => return (decision, None),
-            Some(For::Forward) => slots.enter(),
+            Some(For::Forward) => slots.enter(id),
             Some(For::Rollback) => match slots.try_take() {
                 Some(slot) => Entered::Slot(slot),
                 None => return (decision, None),

@@ -67,7 +67,14 @@ impl Problem {
             Told::Answer(_) | Told::Accepted { .. } => None,
             Told::Unknown { message } => Some(Self::unknown(message)),
             Told::Conflict { message } => Some(Self::new(StatusCode::CONFLICT, message)),
-            Told::Busy { message } | Told::Unavailable { message } => Some(Self::unavailable(message)),
+            Told::Busy { message, after } => {
+                let mut problem = Self::unavailable(message);
+                // In whole seconds, and rather too late: too early is in vain.
+                let seconds = after.as_millis().div_ceil(1000);
+                problem.header = Some((RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(u64::MAX))));
+                Some(problem)
+            }
+            Told::Unavailable { message } => Some(Self::unavailable(message)),
         }
     }
 
