@@ -69,6 +69,10 @@ pub struct Ended {
 /// One canary and the Flagger that looks after it.
 pub struct Flagger {
     address: Arc<Mutex<String>>,
+    /// The canary's name.
+    name: String,
+    /// How long a second of Flagger's own clock takes here: its pauses between two attempts.
+    pub second: Duration,
     pub webhooks: Vec<Webhook>,
     pub strategy: Strategy,
     pub threshold: u32,
@@ -86,15 +90,29 @@ pub struct Flagger {
     pub rollouts: Vec<Rollout>,
     /// Every call: hook, phase, status.
     pub said: Vec<(String, String, Option<u16>)>,
+    /// Every attempt of every call.
+    pub attempts: Vec<Attempt>,
 }
 
-const BACKOFF: Duration = Duration::from_millis(10);
+/// One attempt of a call.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub hook: &'static str,
+    /// When its answer was there, or it was lost.
+    pub at: jiff::Timestamp,
+    pub result: Result<Reply, Lost>,
+}
+
+/// The longest pause between two attempts, in seconds of Flagger's, where nothing else is asked for.
+const LONGEST_PAUSE: u32 = 30;
 
 impl Flagger {
     /// A canary whose target was initialized with some content.
     pub fn new(address: Arc<Mutex<String>>, hooks: &[&'static str]) -> Self {
         Self {
             address,
+            name: String::new(),
+            second: Duration::from_millis(10),
             webhooks: hooks.iter().copied().map(Webhook::new).collect(),
             strategy: Strategy::Steps(2),
             threshold: 1,
@@ -108,18 +126,36 @@ impl Flagger {
             failed_checks: 0,
             rollouts: Vec::new(),
             said: Vec::new(),
+            attempts: Vec::new(),
         }
+        .of(NAME)
+    }
+
+    /// The same for another canary.
+    pub fn of(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
     }
 
     /// Ticks until the canary is in a phase in which nothing more happens; gives that phase.
     pub async fn run(&mut self) -> Phase {
         for _ in 0..60 {
             self.tick().await;
-            if matches!(self.phase, Phase::Succeeded | Phase::Failed) && self.checksum == fnv(&self.content) {
+            if matches!(self.phase, Phase::Succeeded | Phase::Failed) && self.is_through() {
                 return self.phase;
             }
         }
         panic!("no end after 60 ticks: {:?} {:?}", self.phase, self.said);
+    }
+
+    /// Whether nothing is left to be rolled out.
+    pub fn is_through(&self) -> bool {
+        self.checksum == fnv(&self.content)
+    }
+
+    /// A client of where the service is now.
+    pub fn client(&self) -> Client {
+        Client::new(&self.address.lock().unwrap().clone())
     }
 
     /// One look at the canary.
@@ -164,7 +200,7 @@ impl Flagger {
                 }
             }
         }
-        self.event(&format!("New revision detected! Scaling up {NAME}.{NAMESPACE}")).await;
+        self.event("New revision detected! Scaling up {}").await;
         self.start(wanted);
     }
 
@@ -184,7 +220,7 @@ impl Flagger {
             let phase = format!("{:?}", self.phase);
             if self.call(webhook, &phase, checksum).await.is_err() {
                 if self.phase != Phase::Waiting {
-                    self.event("Halt podinfo.test advancement waiting for approval").await;
+                    self.event("Halt {} advancement waiting for approval").await;
                 }
                 return None;
             }
@@ -204,7 +240,7 @@ impl Flagger {
                 self.rollouts.push(Rollout::default());
             }
             self.start(wanted);
-            self.event(&format!("New revision detected! Restarting analysis for {NAME}.{NAMESPACE}")).await;
+            self.event("New revision detected! Restarting analysis for {}").await;
             return;
         }
         if let Some(rollout) = self.rollouts.last_mut() {
@@ -213,13 +249,13 @@ impl Flagger {
         if matches!(self.strategy, Strategy::Skip) {
             self.phase = Phase::Succeeded;
             self.end(true, false);
-            self.event("Promotion completed! Canary analysis was skipped for podinfo.test").await;
+            self.event("Promotion completed! Canary analysis was skipped for {}").await;
             return;
         }
         let (phase, checksum) = (format!("{:?}", self.phase), self.checksum.clone());
         for webhook in self.wired("rollback") {
             if self.call(webhook, &phase, &checksum).await.is_ok() {
-                self.event("Rolling back podinfo.test manual webhook invoked").await;
+                self.event("Rolling back {} manual webhook invoked").await;
                 return self.roll_back().await;
             }
         }
@@ -227,14 +263,14 @@ impl Flagger {
             return self.roll_back().await;
         }
         let passed = if self.weight == 0 && self.iterations == 0 {
-            self.event("Starting canary analysis for podinfo.test").await;
+            self.event("Starting canary analysis for {}").await;
             self.hooks("pre-rollout").await
         } else {
             self.hooks("rollout").await && !std::mem::take(&mut self.metrics_fail)
         };
         if !passed {
             self.failed_checks += 1;
-            self.event("Halt podinfo.test advancement").await;
+            self.event("Halt {} advancement").await;
             return;
         }
         match self.strategy {
@@ -256,7 +292,7 @@ impl Flagger {
                 let Strategy::Steps(steps) = self.strategy else { return };
                 if self.weight < steps {
                     self.weight += 1;
-                    self.event("Advance podinfo.test canary weight").await;
+                    self.event("Advance {} canary weight").await;
                 } else if self.promotion_is_confirmed().await {
                     self.phase = Phase::Promoting;
                 }
@@ -271,7 +307,7 @@ impl Flagger {
     }
 
     async fn roll_back(&mut self) {
-        self.event("Canary failed! Scaling down podinfo.test").await;
+        self.event("Canary failed! Scaling down {}").await;
         self.phase = Phase::Failed;
         self.ended(false).await;
     }
@@ -298,7 +334,7 @@ impl Flagger {
                 }
             }
         }
-        self.event("Promotion completed! Scaling down podinfo.test").await;
+        self.event("Promotion completed! Scaling down {}").await;
     }
 
     /// All webhooks of a gate; the first that does not pass is the last that is called.
@@ -316,10 +352,12 @@ impl Flagger {
         self.webhooks.iter().filter(|webhook| webhook.hook == hook).copied().collect()
     }
 
+    /// Tells of an event; `{}` in it is the canary.
     async fn event(&mut self, message: &str) {
         let checksum = self.checksum.clone();
+        let message = message.replace("{}", &format!("{}.{NAMESPACE}", self.name));
         for webhook in self.wired("event") {
-            let mut body = payload(&format!("{:?}", self.phase), &checksum);
+            let mut body = self.payload(&format!("{:?}", self.phase), &checksum);
             body["metadata"] = json!({"eventMessage": message, "eventType": "Normal", "timestamp": "1578607635167"});
             let _ = self.send(webhook, &body).await;
         }
@@ -327,7 +365,7 @@ impl Flagger {
 
     /// One webhook; an error is the last status, if there was one.
     async fn call(&mut self, webhook: Webhook, phase: &str, checksum: &str) -> Result<(), Option<u16>> {
-        let result = self.send(webhook, &payload(phase, checksum)).await;
+        let result = self.send(webhook, &self.payload(phase, checksum)).await;
         let status = result.as_ref().ok().map(|reply| reply.status);
         self.said.push((webhook.hook.to_owned(), phase.to_owned(), status));
         let reply = result.map_err(|_| None)?;
@@ -343,12 +381,16 @@ impl Flagger {
     }
 
     /// Flagger's HTTP client: what it repeats, and how long it waits between.
-    async fn send(&self, webhook: Webhook, body: &Value) -> Result<Reply, Lost> {
-        let mut pause = BACKOFF;
+    async fn send(&mut self, webhook: Webhook, body: &Value) -> Result<Reply, Lost> {
+        let mut pause = 1;
         for attempt in 0.. {
-            let client = Client::new(&self.address.lock().unwrap().clone());
             let path = format!("/hooks/flagger/{}", webhook.hook);
-            let result = client.try_send("POST", &path, body.to_string().as_bytes(), webhook.timeout).await;
+            let result = self.client().try_send("POST", &path, body.to_string().as_bytes(), webhook.timeout).await;
+            self.attempts.push(Attempt {
+                hook: webhook.hook,
+                at: stagehook::engine::clock::now(),
+                result: result.clone(),
+            });
             let again = match &result {
                 Err(_) => true,
                 Ok(reply) => reply.status == 429 || reply.status >= 500 && reply.status != 501,
@@ -356,19 +398,21 @@ impl Flagger {
             if !again || attempt == webhook.retries {
                 return result;
             }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            let told = result.ok().filter(|reply| [429, 503].contains(&reply.status));
+            let told = told.and_then(|reply| reply.header("retry-after")?.parse().ok());
+            tokio::time::sleep(self.second * told.unwrap_or(pause)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
         unreachable!("the last attempt returns")
+    }
+
+    fn payload(&self, phase: &str, checksum: &str) -> Value {
+        json!({"name": self.name, "namespace": NAMESPACE, "phase": phase, "checksum": checksum})
     }
 }
 
 const NAMESPACE: &str = "test";
 const NAME: &str = "podinfo";
-
-fn payload(phase: &str, checksum: &str) -> Value {
-    json!({"name": NAME, "namespace": NAMESPACE, "phase": phase, "checksum": checksum})
-}
 
 /// 32-bit FNV-1a: it names content, not a rollout.
 pub fn fnv(content: &str) -> String {

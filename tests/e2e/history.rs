@@ -51,6 +51,7 @@ pub async fn check(world: &World, flagger: &Flagger) {
     nothing_goes_forward_beside_a_rollback(&deployments, &runs);
     what_was_executed_is_undone_once(&deployments, &runs);
     ends_are_what_flagger_knows(&deployments, flagger);
+    who_is_to_come_again_is_told_when(flagger);
     world.verify();
 }
 
@@ -227,5 +228,13 @@ fn ends_are_what_flagger_knows(deployments: &BTreeMap<String, Deployment>, flagg
             let asked = ["Requested", "Cancelled", "StageFailed"].iter().any(|reason| last.told["reason"] == *reason);
             assert!(state == expected || closed || failed || asked, "{rollout:?} is {state}: {:#}", last.told);
         }
+    }
+}
+
+fn who_is_to_come_again_is_told_when(flagger: &Flagger) {
+    for attempt in &flagger.attempts {
+        let Ok(reply) = &attempt.result else { continue };
+        let told = reply.header("retry-after").is_some();
+        assert_eq!(told, reply.status == 503, "{} at {}: {reply:?}", attempt.hook, attempt.at);
     }
 }

@@ -11,6 +11,11 @@ use tokio::sync::watch;
 
 use super::poll::within;
 
+/// The program under test: the one that was built for the tests, or another, so that the release is put to the test.
+pub fn binary() -> String {
+    std::env::var("STAGEHOOK_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_stagehook").to_owned())
+}
+
 /// A server that is running, or was.
 pub struct Server {
     pid: Pid,
@@ -32,7 +37,8 @@ impl Server {
 
     /// Starts the server, below a launcher if there is one, and waits for nothing.
     pub fn spawn(launcher: &[&str], config: &Path, folder: &Path, variables: &[(String, String)]) -> Self {
-        let mut words = launcher.iter().copied().chain([env!("CARGO_BIN_EXE_stagehook"), "serve"]);
+        let binary = binary();
+        let mut words = launcher.iter().copied().chain([binary.as_str(), "serve"]);
         // There is always one: the server itself.
         let mut child = Command::new(words.next().unwrap())
             .args(words)

@@ -246,7 +246,7 @@ impl World {
 
     /// Runs the program's other commands.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_stagehook"));
+        let mut command = Command::new(super::server::binary());
         command
             .args(arguments)
             .current_dir(self.path())

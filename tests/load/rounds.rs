@@ -1,0 +1,25 @@
+//! The same load again and again in one life of the service: what it takes of the machine does not grow.
+
+use crate::canary;
+use crate::metrics::{Metrics, open_files, resident};
+use crate::thousand::{applications, begin};
+
+const ROUNDS: usize = 5;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_stays_flat() {
+    let world = canary::world().started().await;
+    let pid = world.server().pid();
+    let mut samples = Vec::new();
+    for round in 0..ROUNDS {
+        begin(&world, applications() / ROUNDS, round).join_all().await;
+        Metrics::of(&world.client()).await.at_rest();
+        samples.push((resident(pid), open_files(pid)));
+    }
+    println!("after each round: memory in KiB, and open files: {samples:?}");
+    // The first round fills the database's caches and brings up threads. After that each ends where the one before did.
+    let (first, last) = (samples[1], samples[ROUNDS - 1]);
+    assert!(last.0 * 100 <= first.0 * 115 + 100 * 1024, "{samples:?}");
+    // The ledger's readers come and go; a file left open by each canary would be many more.
+    assert!(last.1 <= first.1 + 16, "{samples:?}");
+}
