@@ -87,7 +87,7 @@ fn cases() -> Vec<Case> {
             "failed (/usr could not be started: it is a folder; correct `shell`)",
         ),
         shell("no-program", json!(["/etc/passwd"]), "failed (/etc/passwd could not be started: permission denied; …"),
-        fails("unknown-command", "no-such-command", "failed (exit code 127): …no-such-command: not found"),
+        fails("unknown-command", "no-such-command", "failed (exit code 127): …"),
         fails(
             "too-long",
             &format!(": {}", "x".repeat(140_000)),
