@@ -3,6 +3,7 @@
 //! Whatever can be decided elsewhere is; here the parts are only put together.
 
 mod access;
+mod connections;
 mod logging;
 mod private;
 mod reporting;

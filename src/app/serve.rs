@@ -10,6 +10,7 @@ use ::http::StatusCode;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::connections;
 use super::rotation::{InForce, Rotation};
 use super::{logging, private, reporting};
 use crate::config::reload::Reloader;
@@ -78,8 +79,9 @@ fn prepare(config: Option<&Path>, environment: &Environment) -> Result<Prepared,
 }
 
 async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environment) -> Result<(), Refused> {
-    let Prepared { settings, secrets, tls, reloader } = prepared;
+    let Prepared { mut settings, secrets, tls, reloader } = prepared;
     let unavailable = |why: String| Refused(format!("error: {why}"));
+    fit_connections(&mut settings).map_err(unavailable)?;
     // From the first moment on: a signal must not end the service without its drain.
     let mut signals = Signals::listen().map_err(|error| unavailable(format!("signals can't be handled: {error}")))?;
     // Before the recovery, which may take its time: what changes meanwhile must not wait for the next change.
@@ -132,6 +134,25 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     })
     .await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Makes room for connections, or takes as many as there is room for.
+fn fit_connections(settings: &mut Settings) -> Result<(), String> {
+    let files =
+        executor::raise_open_files().map_err(|error| format!("the limit of open files can't be raised: {error}"))?;
+    let wanted = settings.server.limits.max_connections;
+    let allowed = connections::allowed(wanted, settings.execution.max_concurrent, files);
+    if allowed < wanted {
+        tracing::warn!(
+            wanted,
+            allowed,
+            open_files = files,
+            "server.maxConnections is lowered to what the limit of open files leaves beside scripts and the ledger; raise \
+             the hard limit (LimitNOFILE=, ulimit -Hn), or set server.maxConnections"
+        );
+        settings.server.limits.max_connections = allowed;
+    }
     Ok(())
 }
 
@@ -194,6 +215,7 @@ fn http_settings(settings: &Settings, secrets: &Secrets, in_force: InForce) -> h
         (*source, settings)
     };
     let sources = settings.sources.iter().map(source).collect();
+    let limits = &settings.server.limits;
     let public_url = settings.server.public_url.clone();
     let github_reports = secrets.github_api.is_some();
     let commands = Commands {
@@ -209,6 +231,12 @@ fn http_settings(settings: &Settings, secrets: &Secrets, in_force: InForce) -> h
         public_url,
         github_reports,
         commands,
+        header_timeout: limits.header_timeout.0,
+        body_timeout: limits.body_timeout.0,
+        idle_timeout: limits.idle_timeout.0,
+        write_timeout: limits.write_timeout.0,
+        max_header: usize::try_from(limits.max_header).unwrap_or(usize::MAX),
+        max_connections: limits.max_connections,
         ..http::Settings::default()
     }
 }

@@ -13,7 +13,9 @@ use super::github;
 use super::layers::Shape;
 use super::loadtester::{self, LoadTester};
 use super::secret::Secret;
-use super::settings::{ApiToken, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, Settings, SourceSettings};
+use super::settings::{
+    ApiToken, Execution, Ledger, Log, LogFormat, Rollback, Scope, Server, ServerLimits, Settings, SourceSettings,
+};
 use super::tls::{ClientAuth, Tls};
 use super::yaml::{Node, Value};
 
@@ -78,7 +80,21 @@ const COMMANDS: Shape = Map(&[
 
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
-    ("server", Map(&[("listen", Leaf), ("shutdownGrace", Leaf), ("publicUrl", Leaf), ("tls", TLS)])),
+    (
+        "server",
+        Map(&[
+            ("listen", Leaf),
+            ("shutdownGrace", Leaf),
+            ("publicUrl", Leaf),
+            ("headerTimeout", Leaf),
+            ("bodyTimeout", Leaf),
+            ("idleTimeout", Leaf),
+            ("writeTimeout", Leaf),
+            ("maxHeader", Leaf),
+            ("maxConnections", Leaf),
+            ("tls", TLS),
+        ]),
+    ),
     ("ledger", Map(&[("url", Leaf)])),
     ("pipelines", Leaf),
     ("staleAfter", Leaf),
@@ -220,8 +236,37 @@ fn server(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Serv
     let shutdown_grace = required(fields, "shutdownGrace", faults, Fields::span);
     let tls = section(fields, "tls", faults, tls);
     let public_url = public_url(fields, faults);
+    let limits = limits(fields, faults);
     let (listen, at) = address?;
-    Some((Server { listen, shutdown_grace: shutdown_grace?, public_url: public_url?, tls: tls? }, at))
+    let server =
+        Server { listen, shutdown_grace: shutdown_grace?, public_url: public_url?, limits: limits?, tls: tls? };
+    Some((server, at))
+}
+
+fn limits(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<ServerLimits> {
+    let header_timeout = required(fields, "headerTimeout", faults, Fields::span);
+    let body_timeout = required(fields, "bodyTimeout", faults, Fields::span);
+    let idle_timeout = required(fields, "idleTimeout", faults, Fields::span);
+    let write_timeout = required(fields, "writeTimeout", faults, Fields::span);
+    let max_header = required(fields, "maxHeader", faults, size).filter(|size| {
+        // The lower bound is that of the HTTP library; the upper one is held by every connection at once.
+        let fits = (8 << 10..=1 << 20).contains(size);
+        if !fits {
+            let fault = Diagnostic::error(&fields.place("maxHeader"), "maxHeader must be a size from 8KiB to 1MiB");
+            faults.push(fault.hint("64KiB is enough for every caller that is known"));
+        }
+        fits
+    });
+    let max_connections =
+        required(fields, "maxConnections", faults, |fields, name, faults| fields.number(name, 16..=1_000_000, faults));
+    Some(ServerLimits {
+        header_timeout: header_timeout?,
+        body_timeout: body_timeout?,
+        idle_timeout: idle_timeout?,
+        write_timeout: write_timeout?,
+        max_header: max_header?,
+        max_connections: usize::try_from(max_connections?).ok()?,
+    })
 }
 
 /// The outer option is whether it is sound, the inner whether there is any.

@@ -59,8 +59,27 @@ pub struct Server {
     pub shutdown_grace: Span,
     /// How callers reach it, without a slash at its end. None: by the name that each asks for.
     pub public_url: Option<String>,
+    /// How long, how large and how many.
+    pub limits: ServerLimits,
     /// `tls`, where it has a certificate: then the listener speaks HTTPS alone.
     pub tls: Option<Tls>,
+}
+
+/// The limits of `server`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Until the headers of a request are whole.
+    pub header_timeout: Span,
+    /// Until its body is.
+    pub body_timeout: Span,
+    /// Without a request.
+    pub idle_timeout: Span,
+    /// Of a caller that takes nothing of its answer.
+    pub write_timeout: Span,
+    /// The longest headers, in bytes.
+    pub max_header: u64,
+    /// The most connections.
+    pub max_connections: usize,
 }
 
 /// `ledger`.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::InvalidName;
+use super::names::{InvalidName, Shown};
 
 /// A lifecycle point at which a delivery tool calls; the names are Flagger's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -65,7 +65,7 @@ impl FromStr for Hook {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|hook| hook.as_str() == text).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|hook| hook.as_str()).collect();
-            InvalidName::new("hook", format!("{text:?} is none of {}", known.join(", ")))
+            InvalidName::new("hook", format!("{} is none of {}", Shown(text), known.join(", ")))
         })
     }
 }

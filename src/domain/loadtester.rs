@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::hook::Hook;
-use super::names::{InvalidName, Revision, StageId};
+use super::names::{InvalidName, Revision, Shown, StageId};
 use super::pipeline::{
     OnFailure, OnInterrupt, OnSupersede, Pipeline, PipelineHash, Repeat, RollbackPolicy, Script, Stage, Work,
 };
@@ -139,7 +139,7 @@ impl FromStr for TaskKind {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            InvalidName::new("type", format!("{text:?} is none of {known}"))
+            InvalidName::new("type", format!("{} is none of {known}", Shown(text)))
         })
     }
 }

@@ -48,6 +48,23 @@ fn check(what: &'static str, text: &str, forbidden: &[char]) -> Result<(), Inval
     Ok(())
 }
 
+/// The longest piece of somebody's text that a message repeats, in characters.
+const SHOWN: usize = 100;
+
+/// Somebody's text in a message: quoted, and cut. (A precision, as in `{:.100}`, cuts what is displayed, and nothing
+/// that is quoted.)
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(SHOWN) {
+            Some((end, _)) => write!(f, "{:?}…", &self.0[..end]),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $forbidden:expr) => {
         $(#[$doc])*
@@ -243,7 +260,7 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|source| source.as_str() == text).ok_or_else(|| {
             let known = Self::ALL.map(Self::as_str).join(", ");
-            InvalidName::new("source", format!("{text:?} is none of {known}"))
+            InvalidName::new("source", format!("{} is none of {known}", Shown(text)))
         })
     }
 }

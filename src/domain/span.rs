@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::names::InvalidName;
+use super::names::{InvalidName, Shown};
 
 /// A length of time that is written like `250ms`, `5m` or `1h30m`, in files and in answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,13 +28,20 @@ impl fmt::Display for Span {
     }
 }
 
+/// More than any length of time takes to be written, in bytes.
+const LONGEST: usize = 100;
+
 impl FromStr for Span {
     type Err = InvalidName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        humantime::parse_duration(text).map(Self).map_err(|error| {
-            InvalidName::new("duration", format!("{text:?}: {error}; it is written like 250ms, 5m or 1h30m"))
-        })
+        const WRITTEN: &str = "it is written like 250ms, 5m or 1h30m";
+        if text.len() > LONGEST {
+            return Err(InvalidName::new("duration", format!("{} is too long; {WRITTEN}", Shown(text))));
+        }
+        humantime::parse_duration(text)
+            .map(Self)
+            .map_err(|error| InvalidName::new("duration", format!("{text:?}: {error}; {WRITTEN}")))
     }
 }
 

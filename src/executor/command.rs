@@ -21,7 +21,7 @@ use super::orphans::{self, Registered};
 use super::output::Recorder;
 use super::stop::{Cause, Stops};
 use super::wire::{Order, Report, TERM};
-use super::{MARKER, proc, supervisor};
+use super::{MARKER, open_files, proc, supervisor};
 use crate::domain::ids::RunId;
 
 /// How long after the SIGKILL was due a supervisor may be silent before it counts as lost: its
@@ -78,6 +78,7 @@ fn spawn(program: &Path, run: RunId) -> io::Result<(Supervised, Registered)> {
         let child = Command::new(program)
             .arg0("stagehook")
             .arg(supervisor::ARGUMENT)
+            .args(open_files::argument())
             .env_clear()
             .env(MARKER, run.to_string())
             .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -14,6 +14,7 @@ pub mod environment;
 pub mod fuzz;
 mod last_line;
 mod mask;
+mod open_files;
 mod orphans;
 mod output;
 mod outputs;
@@ -38,6 +39,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::buffer::{Piece, cut_line};
+pub use self::open_files::raise_open_files;
 pub use self::orphans::{Leftover, become_subreaper, reap_adopted};
 pub use self::output::OutputView;
 use self::output::Recorder;

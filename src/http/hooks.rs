@@ -8,14 +8,12 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Shared};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio_util::sync::CancellationToken;
 
 use super::State;
+use super::bodies::Whole;
 use super::line::Line;
 use super::prefer::Prefer;
 use super::problem::{Problem, Result};
@@ -24,7 +22,7 @@ use super::settings::SourceSettings;
 use super::status;
 use crate::config::catalog::Selected;
 use crate::domain::call::{Answer, Call, Subject, Verdict};
-use crate::domain::names::{Application, Source, StreamId};
+use crate::domain::names::{Application, Shown, Source, StreamId};
 use crate::domain::record::Actor;
 use crate::domain::span::Span;
 use crate::engine::{Told, clock};
@@ -102,7 +100,7 @@ async fn respond(state: &State, source: &str, hook: Option<&str>, request: Reque
 fn known(state: &State, source: &str) -> Result<Source> {
     let Ok(source) = Source::from_str(source) else {
         let known: Vec<_> = Source::ALL.iter().map(|source| source.as_str()).collect();
-        let detail = format!("{source:.100?} is no source; there are {}", known.join(", "));
+        let detail = format!("{} is no source; there are {}", Shown(source), known.join(", "));
         return Err(Problem::unknown(detail).logged_as("unknown source"));
     };
     served(state, source).map(|_| source)
@@ -134,7 +132,7 @@ fn known_hook(source: Source, hook: Option<&str>) -> Result<Option<&'static str>
             Err(Problem::unknown(detail).logged_as("unknown hook"))
         }
         None => {
-            let detail = format!("{hook:.100?} is no hook of {source}; there are {}", hooks.join(", "));
+            let detail = format!("{} is no hook of {source}; there are {}", Shown(hook), hooks.join(", "));
             Err(Problem::unknown(detail).logged_as("unknown hook"))
         }
     }
@@ -271,8 +269,11 @@ impl Held<'_> {
         let stream = StreamId { source, application: application.clone() };
         let hung_up = HungUp::armed(source, hook, &application, began, &state.stopping);
         let waiting = head.extensions.get::<Line>().map(Line::wait);
+        // With too many held, it is taken on all the same, and told that it is pending: a failure is never refused.
+        let held = state.held.try_acquire().ok();
+        let wait = if held.is_some() { wait } else { Some(Duration::ZERO) };
         let told = state.engine.call(stream, call, by.clone(), wait).await;
-        drop(waiting);
+        drop((waiting, held));
         hung_up.disarm();
         let answer = match told {
             Told::Answer(answer) => answer,
@@ -298,7 +299,7 @@ pub async fn admitted(
     settings: &SourceSettings,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(Authenticated, Bytes)> {
+) -> Result<(Authenticated, Whole)> {
     let access = state.access();
     let Some(credentials) = access.sources.get(&source) else {
         let hint = format!("; set `sources.{source}.auth`");
@@ -315,39 +316,12 @@ pub async fn admitted(
     let presented = auth::present(source, credentials, headers, clock::now()).map_err(refused)?;
     // The one thing that is said before a signature is checked: a body that is too large, breaks off or does not come
     // (413, 400, 408) is never there as a whole, and so nothing that could be verified.
-    let body = read(source, settings, headers, body, state.settings.body_timeout).await?;
+    let body = state.bodies.read(source, settings, headers, body, state.settings.body_timeout).await?;
     let who = match presented {
         Presented::Known(who) => who,
         Presented::Signed(signed) => signed.verify(&body).map_err(refused)?,
     };
     Ok((who, body))
-}
-
-async fn read(
-    source: Source,
-    settings: &SourceSettings,
-    headers: &HeaderMap,
-    body: Body,
-    timeout: Duration,
-) -> Result<Bytes> {
-    let limit = settings.max_body;
-    let too_large = || {
-        let detail =
-            format!("the body is larger than {limit} bytes; the limit is the setting `sources.{source}.maxBody`");
-        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-    };
-    let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit as u64) {
-        return Err(too_large());
-    }
-    match tokio::time::timeout(timeout, Limited::new(body, limit).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(_)) => Err(Problem::bad("the body broke off before its end; send it again")),
-        Err(_) => {
-            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body did not come within {}", Span(timeout))))
-        }
-    }
 }
 
 fn log(source: Source, hook: &str, application: &Application, by: &Actor, answer: &Answer, took: Duration) {

@@ -37,6 +37,8 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     call_seconds: Family<HookLabels, Histogram, Buckets>,
     refused: Family<RefusedLabels, Counter>,
+    cut: Family<CutLabels, Counter>,
+    connections: Number,
     runs: Family<RunLabels, Counter>,
     run_seconds: Family<PurposeLabels, Histogram, Buckets>,
     deployments: Family<StateLabels, Number>,
@@ -70,6 +72,11 @@ struct HookLabels {
 struct RefusedLabels {
     source: &'static str,
     status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CutLabels {
+    why: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -108,6 +115,12 @@ impl Default for Metrics {
         registry.register_with_unit("call_duration", help, Unit::Seconds, call_seconds.clone());
         let refused = Family::default();
         registry.register("requests_refused", "Requests that were not served", refused.clone());
+        let cut = Family::default();
+        registry.register(
+            "connections_cut",
+            "Connections that were closed for taking too long, or too many",
+            cut.clone(),
+        );
         let runs = Family::default();
         registry.register("runs", "Runs that are over", runs.clone());
         let run_seconds = Family::new_with_constructor(Buckets);
@@ -125,6 +138,7 @@ impl Default for Metrics {
         let held_calls = number("held_calls", "Calls that wait for their verdict");
         let live_deployments = number("live_deployments", "Deployments that are not over");
         let stale_deployments = number("stale_deployments", "Live deployments without a call for staleAfter");
+        let connections = number("connections", "Connections that are open");
         let draining = number("draining", "1 while the service shuts down");
         let reload_ok =
             number("pipelines_last_reload_successful", "0 when the last reload of the pipelines was refused");
@@ -137,6 +151,8 @@ impl Default for Metrics {
             calls,
             call_seconds,
             refused,
+            cut,
+            connections,
             runs,
             run_seconds,
             deployments,
@@ -164,6 +180,10 @@ impl Metrics {
         self.refused.get_or_create(&RefusedLabels { source, status }).inc();
     }
 
+    pub(super) fn cut(&self, why: &'static str) {
+        self.cut.get_or_create(&CutLabels { why }).inc();
+    }
+
     /// A run is over.
     pub fn run_ended(&self, is_rollback: bool, outcome: Outcome, took: Duration) {
         let purpose = if is_rollback { "rollback" } else { "forward" };
@@ -179,6 +199,7 @@ impl Metrics {
     fn scrape(
         &self,
         gauges: Gauges,
+        connections: usize,
         draining: bool,
         ledger: LedgerState,
         counts: &[(summary::State, u64)],
@@ -188,6 +209,7 @@ impl Metrics {
         self.held_calls.set(gauges.held_calls as u64);
         self.live_deployments.set(gauges.live_deployments as u64);
         self.stale_deployments.set(gauges.stale_deployments as u64);
+        self.connections.set(connections as u64);
         self.draining.set(u64::from(draining));
         self.ledger_writable.set(u64::from(ledger.writable));
         self.ledger_damaged.set(u64::from(ledger.damaged));
@@ -213,7 +235,8 @@ pub(super) async fn show(Shared(state): Shared<State>) -> Response {
     let ledger = state.engine.ledger();
     let counts = ledger.counts().await.unwrap_or_default();
     let ledger = LedgerState { writable: ledger.write_fault().is_none(), damaged: ledger.sound().is_err() };
-    match state.metrics.scrape(state.engine.gauges(), state.engine.is_draining(), ledger, &counts) {
+    match state.metrics.scrape(state.engine.gauges(), state.seats.taken(), state.engine.is_draining(), ledger, &counts)
+    {
         Ok(text) => {
             ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
         }
@@ -233,11 +256,12 @@ mod tests {
         let metrics = Metrics::default();
         metrics.answered(Source::Flagger, "pre-rollout", Verdict::Approved, Duration::from_millis(7));
         metrics.refused("api", 401);
+        metrics.cut("idle");
         metrics.run_ended(true, Outcome::TimedOut, Duration::from_secs(2));
         metrics.pipelines_reloaded(false);
         let gauges = Gauges { queued: 3, ..Gauges::default() };
         let ledger = LedgerState { writable: false, damaged: true };
-        let text = metrics.scrape(gauges, true, ledger, &[(summary::State::Succeeded, 5)]).unwrap();
+        let text = metrics.scrape(gauges, 7, true, ledger, &[(summary::State::Succeeded, 5)]).unwrap();
         for line in [
             concat!("stagehook_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
             r#"stagehook_calls_total{source="flagger",hook="pre-rollout",verdict="approved"} 1"#,
@@ -246,6 +270,8 @@ mod tests {
             r#"stagehook_runs_total{purpose="rollback",outcome="TimedOut"} 1"#,
             r#"stagehook_run_duration_seconds_count{purpose="rollback"} 1"#,
             r#"stagehook_deployments{state="Succeeded"} 5"#,
+            r#"stagehook_connections_cut_total{why="idle"} 1"#,
+            "stagehook_connections 7",
             "stagehook_queued_scripts 3",
             "stagehook_draining 1",
             "stagehook_pipelines_last_reload_successful 0",

@@ -6,6 +6,7 @@ use axum::extract::Query;
 use http::Uri;
 
 use super::problem::{Problem, Result};
+use crate::domain::names::Shown;
 
 /// A request's query.
 pub struct Params(Vec<(String, String)>);
@@ -44,7 +45,7 @@ impl Params {
         match self.get(key)? {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
-            Some(other) => Err(Problem::bad(format!("the query `{key}`: {other:?} is neither true nor false"))),
+            Some(other) => Err(Problem::bad(format!("the query `{key}`: {} is neither true nor false", Shown(other)))),
         }
     }
 }

@@ -8,7 +8,7 @@ use axum::extract::{Request, State as Shared};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
-use http::header::{HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::header::{CONNECTION, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 
 use super::problem::{Problem, Refused};
@@ -19,6 +19,10 @@ use crate::source::loadtester::ROUTES;
 /// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// The request came over one of the connections beyond the limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserve;
 
 /// Every path.
 pub fn router(state: State) -> Router {
@@ -38,9 +42,37 @@ pub fn router(state: State) -> Router {
         .route("/", any(loadtester::call).get(page::show))
         .fallback(nothing_here)
         .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(state.clone(), read_in_turn))
         .layer(from_fn_with_state(state.clone(), refuse_foreign_pages))
+        .layer(from_fn_with_state(state.clone(), keep_the_reserve))
         .layer(from_fn_with_state(state.clone(), log_refusals))
         .with_state(state)
+}
+
+fn is_probe(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
+/// With every connection in use by a request, the last few are for probes: a service that is busy is not dead.
+async fn keep_the_reserve(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    if request.extensions().get::<Reserve>().is_none() || is_probe(request.uri().path()) {
+        return next.run(request).await;
+    }
+    let detail = format!(
+        "all {} connections are in use by requests; come again, or raise the setting `server.maxConnections`",
+        state.settings.max_connections
+    );
+    let mut response = Problem::unavailable(detail).into_response();
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Whoever only looks reads the ledger after those who look already, and never before a call.
+async fn read_in_turn(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD) && !is_probe(request.uri().path());
+    // Never closed, so there always is one.
+    let _turn = if looks { state.readers.acquire().await.ok() } else { None };
+    next.run(request).await
 }
 
 async fn nothing_here() -> Problem {

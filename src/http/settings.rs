@@ -20,18 +20,24 @@ pub struct Settings {
     pub access: watch::Receiver<Arc<Access>>,
     /// What the listener shows; another one when its files change. Without it, it speaks plain HTTP.
     pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    /// How long a TLS handshake may take.
-    pub handshake_timeout: Duration,
     /// How callers reach the service, without a slash at the end; none: by the name that each asks for.
     pub public_url: Option<String>,
     /// Whether outcomes can be told to GitHub's API.
     pub github_reports: bool,
     /// What callers of the load tester may have run, and how.
     pub commands: Commands,
-    /// How long a caller may take to send its headers, and an idle connection is kept.
+    /// How long a caller may take to send its headers, the TLS handshake included.
     pub header_timeout: Duration,
     /// How long a caller may take to send its body.
     pub body_timeout: Duration,
+    /// How long a connection is kept without a request.
+    pub idle_timeout: Duration,
+    /// How long a caller may take nothing of its answer.
+    pub write_timeout: Duration,
+    /// The longest headers of a request, in bytes.
+    pub max_header: usize,
+    /// The most connections.
+    pub max_connections: usize,
     /// How long the last answers may take to be written once the service stops.
     pub close_grace: Duration,
 }
@@ -52,12 +58,15 @@ impl Default for Settings {
             ]),
             access: Access::default().for_ever(),
             tls: None,
-            handshake_timeout: Duration::from_secs(10),
             public_url: None,
             github_reports: false,
             commands: Commands::default(),
-            header_timeout: Duration::from_secs(30),
+            header_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(2 * 60),
+            write_timeout: Duration::from_secs(30),
+            max_header: 64 * 1024,
+            max_connections: 4096,
             close_grace: Duration::from_secs(5),
         }
     }

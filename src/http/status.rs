@@ -20,7 +20,7 @@ use super::{State, hooks};
 use crate::domain::call::{Answer, StageReport, Verdict};
 use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
-use crate::domain::names::{Application, Revision, Source, StageId};
+use crate::domain::names::{Application, Revision, Shown, Source, StageId};
 use crate::domain::progress::{self, Phase};
 use crate::source::auth::{self, Grant};
 
@@ -53,7 +53,7 @@ pub async fn show(
     let Path((id, hook)) = path.map_err(|_| Problem::unknown("the path is not valid UTF-8"))?;
     let hook: Hook = hook.parse().map_err(|_| {
         let hooks: Vec<_> = Hook::ALL.iter().map(|hook| hook.as_str()).collect();
-        Problem::unknown(format!("{hook:.100?} is no hook; there are {}", hooks.join(", ")))
+        Problem::unknown(format!("{} is no hook; there are {}", Shown(&hook), hooks.join(", ")))
     })?;
     if id == NONE {
         return Ok(written(&Document {
@@ -70,7 +70,7 @@ pub async fn show(
         }));
     }
     let id: DeploymentId =
-        id.parse().map_err(|error| Problem::unknown(format!("{id:.100?} names no deployment: {error}")))?;
+        id.parse().map_err(|error| Problem::unknown(format!("{} names no deployment: {error}", Shown(&id))))?;
     let found = state.engine.deployment(id).await.map_err(Problem::unavailable)?;
     let (stream, deployment) = found.ok_or_else(|| Problem::unknown(format!("there is no deployment {id}")))?;
     may_see(&grant, &stream.application)?;

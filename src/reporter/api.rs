@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::Credentials;
 use super::app::Installations;
+use crate::domain::names::Shown;
 use crate::engine::report::Unsent;
 
 /// What time it is.
@@ -67,7 +68,7 @@ impl Api {
     /// `deployment_callback_url` of a payload, where it leads to this API and to that repository.
     pub fn callback(&self, told: &str, repository: &str) -> Result<Url, Unsent> {
         let never = |why: &str| {
-            Unsent::Never(format!("the deployment_callback_url {told:.300?} {why}, so no token is sent there"))
+            Unsent::Never(format!("the deployment_callback_url {} {why}, so no token is sent there", Shown(told)))
         };
         let url = Url::parse(told).map_err(|_| never("is no URL"))?;
         let same = url.scheme() == self.base.scheme()

@@ -8,6 +8,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::body::{essence, media_type};
+use crate::domain::names::Shown;
 
 /// The longest `source` and `id` together, in bytes: they become the name of a call.
 pub const MAX_KEY: usize = 1024;
@@ -58,7 +59,7 @@ pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<CloudEvent, BadEvent> {
         Err(BadEvent::Unsupported("batches of CloudEvents are not taken; send each event by itself".to_owned()))
     } else if form.starts_with("application/cloudevents") {
         let why =
-            format!("the event format {form:.100?} is not read; send application/cloudevents+json, or ce- headers");
+            format!("the event format {} is not read; send application/cloudevents+json, or ce- headers", Shown(&form));
         Err(BadEvent::Unsupported(why))
     } else {
         binary(headers, body)
@@ -126,7 +127,7 @@ fn event(
     };
     let version = required("specversion")?;
     if version != "1.0" {
-        return Err(malformed(format!("{place}specversion is {version:.20?}, and only \"1.0\" is understood")));
+        return Err(malformed(format!("{place}specversion is {}, and only \"1.0\" is understood", Shown(&version))));
     }
     let (id, source, kind) = (required("id")?, required("source")?, required("type")?);
     if source.contains(char::is_whitespace) {

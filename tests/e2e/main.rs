@@ -21,6 +21,7 @@ mod flux;
 mod full_disk;
 mod github;
 mod history;
+mod hostile;
 mod identity;
 mod ledger;
 mod loadtester;

@@ -25,6 +25,7 @@ use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
 use self::signals::Signals;
 use self::tree::Tree;
 use super::MARKER;
+use super::open_files;
 use super::tag::Tag;
 use super::wire::{KILL, Order, Report, TERM};
 
@@ -52,6 +53,9 @@ fn supervise() -> io::Result<()> {
         return Err(io::Error::other("it is started by the service itself, never by hand"));
     }
     wear_tag();
+    if let Some(files) = std::env::args().nth(2) {
+        open_files::restore(&files)?;
+    }
     // A session of its own: no terminal's signals come here, and the script can't join the
     // server's process group.
     setsid()?;

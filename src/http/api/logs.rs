@@ -3,6 +3,7 @@
 //! The data of all `output` events, put together, is the output; line ends are all written `\n`, since the format of
 //! events knows no other. The last event is `end`, with the run as JSON, and comes only when its end is in the ledger.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::Uri;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::access::Reader;
 use super::read::load_run;
@@ -19,7 +21,7 @@ use super::{Part, id, unreadable, views};
 use crate::domain::ids::RunId;
 use crate::executor::{OutputView, cut_line};
 use crate::http::State;
-use crate::http::problem::Result;
+use crate::http::problem::{Problem, Result};
 use crate::http::query::Params;
 
 /// How often a silent stream says that it is alive: a client that is gone shows only when it is written to.
@@ -35,7 +37,10 @@ pub async fn logs(_: Reader, Shared(state): Shared<State>, part: Part, uri: Uri)
     // Says 404 before anything is streamed.
     load_run(&state, run).await?;
     if follow {
-        return Ok(stream_of(Follow::new(state, run)));
+        let place = Arc::clone(&state.held).try_acquire_owned().map_err(|_| {
+            Problem::unavailable("too many connections wait for something; come again, or ask without `follow`")
+        })?;
+        return Ok(stream_of(Follow::new(state, run, place)));
     }
     let output = match state.engine.live_output(run) {
         Some(view) => view.snapshot(),
@@ -61,6 +66,8 @@ struct Follow {
     framer: Framer,
     /// Whether output was read while the run was alive; then the stored output holds nothing new.
     seen: bool,
+    /// One of the connections that may be held.
+    _place: OwnedSemaphorePermit,
 }
 
 enum Phase {
@@ -74,8 +81,8 @@ enum Phase {
 }
 
 impl Follow {
-    fn new(state: State, run: RunId) -> Self {
-        Self { state, run, phase: Phase::Asking, framer: Framer::default(), seen: false }
+    fn new(state: State, run: RunId, place: OwnedSemaphorePermit) -> Self {
+        Self { state, run, phase: Phase::Asking, framer: Framer::default(), seen: false, _place: place }
     }
 
     /// The next bytes; none when all is said.

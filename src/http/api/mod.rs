@@ -21,6 +21,7 @@ use axum::routing::{get, post};
 
 use super::State;
 use super::problem::{Problem, Result};
+use crate::domain::names::Shown;
 
 /// Every path of the API.
 pub fn routes() -> Router<State> {
@@ -44,7 +45,7 @@ fn id<T: FromStr<Err: Display>>(part: Part) -> Result<T> {
 }
 
 fn parse_id<T: FromStr<Err: Display>>(text: &str) -> Result<T> {
-    text.parse().map_err(|error| Problem::unknown(format!("{text:.100?} names nothing: {error}")))
+    text.parse().map_err(|error| Problem::unknown(format!("{} names nothing: {error}", Shown(text))))
 }
 
 /// A read of the ledger that failed.

@@ -12,6 +12,7 @@ use super::access::Operator;
 use super::{Part, id, parse_id};
 use crate::domain::call::Operation;
 use crate::domain::ids::{DeploymentId, RunId};
+use crate::domain::names::Shown;
 use crate::domain::record::Actor;
 use crate::engine::Told;
 use crate::http::State;
@@ -34,7 +35,7 @@ pub async fn deployment(
         "release" => Operation::Release,
         other => {
             let detail =
-                format!("{other:.100?} is nothing that can be done; there are rollback, cancel, close and release");
+                format!("{} is nothing that can be done; there are rollback, cancel, close and release", Shown(other));
             return Err(Problem::unknown(detail));
         }
     };

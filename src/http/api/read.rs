@@ -9,7 +9,7 @@ use serde_json::json;
 use super::access::Reader;
 use super::{Part, id, unreadable, views};
 use crate::domain::ids::{DeploymentId, RunId};
-use crate::domain::names::{Application, StreamId};
+use crate::domain::names::{Application, Shown, StreamId};
 use crate::domain::state::Deployment;
 use crate::domain::summary::State as Standing;
 use crate::http::State;
@@ -32,12 +32,12 @@ fn query(params: &Params) -> Result<ListQuery> {
     let state = params.parsed("state", |text| {
         Standing::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
             let known: Vec<_> = Standing::ALL.iter().map(|state| state.as_str()).collect();
-            format!("{text:?} is none of {}", known.join(", "))
+            format!("{} is none of {}", Shown(text), known.join(", "))
         })
     })?;
     let limit = params.parsed("limit", |text| match text.parse() {
         Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
-        _ => Err(format!("{text:?} is no number from 1 to {MAX_LIMIT}")),
+        _ => Err(format!("{} is no number from 1 to {MAX_LIMIT}", Shown(text))),
     })?;
     let cursor = params.parsed("cursor", |text| text.parse::<DeploymentId>())?;
     Ok(ListQuery { application, state, limit: limit.unwrap_or(DEFAULT_LIMIT), cursor })

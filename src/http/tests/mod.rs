@@ -4,6 +4,7 @@
 mod api;
 mod github;
 mod hooks;
+mod hostile;
 mod loadtester;
 mod status;
 mod wire;

@@ -12,18 +12,29 @@ use super::{Logged, Site};
 use crate::config::tls::{ClientAuth, Tls};
 use crate::http::{Settings, serve};
 
-const BODY: &[u8] = br#"{"name": "podinfo", "namespace": "test", "checksum": "7d7b"}"#;
+pub(super) const BODY: &[u8] = br#"{"name": "podinfo", "namespace": "test", "checksum": "7d7b"}"#;
 
-struct Served {
-    address: SocketAddr,
+pub(super) struct Served {
+    pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
-    site: Site,
+    pub site: Site,
 }
 
 async fn served() -> Served {
-    // Shorter than the calls below are held: it must not count for them.
-    let settings = Settings { header_timeout: Duration::from_millis(50), ..Settings::default() };
+    // Shorter than the calls below are held: none of them must count for those.
+    let short = Duration::from_millis(50);
+    served_with(Settings {
+        header_timeout: short,
+        body_timeout: short,
+        idle_timeout: short,
+        write_timeout: short,
+        ..Settings::default()
+    })
+    .await
+}
+
+pub(super) async fn served_with(settings: Settings) -> Served {
     let site = Site::with(settings, true).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -34,8 +45,23 @@ async fn served() -> Served {
     Served { address, stop, server, site }
 }
 
+impl Served {
+    /// Waits until so many calls are held.
+    pub async fn held_calls(&self, count: usize) {
+        while self.site.state.engine.gauges().held_calls != count {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn stopped(self) {
+        self.stop.send(()).unwrap();
+        self.server.await.unwrap();
+    }
+}
+
 /// Writes raw bytes and reads until the server closes.
-async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
+pub(super) async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
@@ -43,7 +69,7 @@ async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn post(hook: &str, body: &[u8]) -> Vec<u8> {
+pub(super) fn post(hook: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
         "POST /hooks/flagger/{hook} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
@@ -130,7 +156,7 @@ async fn a_handshake_has_its_time() {
     let tls = Tls { certificate, key, client_ca: None, client_auth: ClientAuth::Required }.load().unwrap();
     let settings = Settings {
         tls: Some(tokio::sync::watch::channel(tls).1),
-        handshake_timeout: Duration::from_millis(50),
+        header_timeout: Duration::from_millis(50),
         ..Settings::default()
     };
     let site = Site::with(settings, true).await;

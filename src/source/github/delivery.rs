@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::body::{BadCall, kind, line, media_type, nul};
 use crate::domain::call::CallKey;
-use crate::domain::names::{Application, Cluster, Name, Namespace};
+use crate::domain::names::{Application, Cluster, Name, Namespace, Shown};
 use crate::domain::record::{About, Payload};
 
 const JSON: &str = "application/json";
@@ -147,8 +147,8 @@ pub(super) fn unsupported(headers: &HeaderMap) -> Option<String> {
     let kind = media_type(headers);
     (!matches!(kind.as_str(), JSON | FORM)).then(|| {
         format!(
-            "the content type {kind:.100?} is not understood; set the webhook's content type to {JSON} ({FORM} works as \
-             well)"
+            "the content type {} is not understood; set the webhook's content type to {JSON} ({FORM} works as well)",
+            Shown(&kind)
         )
     })
 }

@@ -14,6 +14,7 @@ use super::report::{self, To};
 use crate::domain::call::{Call, Says};
 use crate::domain::github;
 use crate::domain::hook::Hook;
+use crate::domain::names::Shown;
 use crate::domain::names::{Revision, RolloutId, Source};
 
 /// `deployment`.
@@ -52,7 +53,8 @@ pub(super) fn status(delivery: &Delivery, reports: bool) -> Result<Read, BadCall
         "failure" | "error" => Hook::Rollback,
         other => {
             return Ok(Read::Ignored(format!(
-                "the deployment status {other:.100?} runs nothing; in_progress, success, failure and error do"
+                "the deployment status {} runs nothing; in_progress, success, failure and error do",
+                Shown(other)
             )));
         }
     };
@@ -132,7 +134,7 @@ fn other_action(delivery: &Delivery, wanted: &str) -> Result<Option<Read>, BadCa
     let action = delivery.text("action")?.unwrap_or(wanted);
     let event = &delivery.event;
     let ignored =
-        || Read::Ignored(format!("the action {action:.100?} of the event {event} runs nothing; {wanted} does"));
+        || Read::Ignored(format!("the action {} of the event {event} runs nothing; {wanted} does", Shown(action)));
     Ok((action != wanted).then(ignored))
 }
 
