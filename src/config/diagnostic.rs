@@ -3,7 +3,7 @@
 //! This is text for people, rendered like a compiler's. It is not an error type to match on:
 //! whoever gets a diagnostic shows it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -93,7 +93,8 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
+        // A name may have any character, and this is one line of a log.
+        self.file.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).try_for_each(|c| f.write_char(c))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
@@ -122,6 +123,18 @@ pub struct Origin {
     pub base: PathBuf,
 }
 
+impl Origin {
+    /// A line of its content, by its number from 1.
+    pub(super) fn line(&self, number: usize) -> Option<&str> {
+        lines(self.text.strip_suffix('\n').unwrap_or(&self.text)).nth(number.checked_sub(1)?)
+    }
+}
+
+/// The lines of a text, of which the parser of YAML counts one more for a carriage return alone.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
 /// A place in a file, or a variable.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -142,16 +155,14 @@ impl Place {
     /// The place of a byte in the origin's text.
     pub fn of_byte(origin: &Arc<Origin>, byte: usize) -> Self {
         let before = origin.text.get(..byte).unwrap_or(&origin.text);
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        Self {
-            origin: Arc::clone(origin),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
-        }
+        // With what stands there, so that a line that has just begun counts.
+        let upto = format!("{before}.");
+        let (line, last) = (1..).zip(lines(&upto)).last().unwrap_or((1, "."));
+        Self { origin: Arc::clone(origin), line, column: last.chars().count() }
     }
 
     fn quote(&self) -> Option<String> {
-        let line = self.origin.text.lines().nth(self.line.checked_sub(1)?)?;
+        let line = self.origin.line(self.line)?;
         // A control character (an escape sequence, a tab that moves the caret) must not reach a terminal.
         let clean: String = line.chars().take(SNIPPET).map(|c| if c.is_control() { ' ' } else { c }).collect();
         Some(if line.chars().nth(SNIPPET).is_some() { format!("{clean}…") } else { clean })
@@ -226,6 +237,24 @@ mod tests {
         let shown = Diagnostic::warning(&Place::of_byte(&origin, 0), "odd").to_string();
         assert!(!shown.contains('\u{1b}') && !shown.contains('\t'), "{shown:?}");
         assert!(shown.contains('…') && shown.len() < 400, "{shown}");
+    }
+
+    #[test]
+    fn a_carriage_return_ends_a_line_alone_or_before_another_end() {
+        let origin = origin("a\r\nb\rcd\n\r\n");
+        let at = |byte| {
+            let place = Place::of_byte(&origin, byte);
+            (place.line, place.column)
+        };
+        assert_eq!([0, 1, 3, 5, 6, 8].map(at), [(1, 1), (1, 2), (2, 1), (3, 1), (3, 2), (4, 1)]);
+        let found = [1, 2, 3, 4, 5].map(|number| origin.line(number));
+        assert_eq!(found, [Some("a"), Some("b"), Some("cd"), Some(""), None]);
+        assert_eq!(Diagnostic::error(&Place::of_byte(&origin, 5), "odd").snippet.as_deref(), Some("cd"));
+    }
+
+    #[test]
+    fn a_name_with_a_line_break_is_shown_on_one_line() {
+        assert_eq!(Diagnostic::of_file("A\nB", "odd").to_string(), "A\u{fffd}B: error: odd");
     }
 
     #[test]

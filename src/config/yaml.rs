@@ -367,12 +367,12 @@ impl<'o> Builder<'o, '_> {
         let mark = error.marker();
         let mut place = Place { origin: Arc::clone(self.origin), line: mark.line(), column: mark.col() + 1 };
         // The parser may take a line that begins with a tab for more of the line above.
-        let mut near = (mark.line()..).zip(self.origin.text.lines().skip(mark.line().saturating_sub(1)).take(2));
+        let mut near = (mark.line()..).take(2).filter_map(|number| Some((number, self.origin.line(number)?)));
         let tab = near.find_map(|(number, line)| {
             let indent = line.get(..line.find(|c: char| !c.is_whitespace())?)?;
             Some((number, indent.chars().position(|c| c == '\t')? + 1))
         });
-        let quoted = self.origin.text.lines().nth(mark.line().saturating_sub(1)).unwrap_or_default();
+        let quoted = self.origin.line(mark.line()).unwrap_or_default();
         let fault = if let Some(tab) = tab {
             (place.line, place.column) = tab;
             Diagnostic::error(&place, "there is a tab in the indentation").hint("YAML is indented with spaces")
