@@ -8,6 +8,8 @@
 //! - [`engine`]: commits what the core decides, then does it
 //! - [`http`], [`cli`], [`reporter`]: the service on the wire, the command line, telling outcomes to GitHub
 //! - [`app`]: the program; `fuzz`: what the fuzz targets do, in no build of it
+//!
+//! Beside them, on the ground: [`failpoint`], which is nothing outside of tests.
 
 pub mod app;
 pub mod cli;
@@ -15,6 +17,7 @@ pub mod config;
 pub mod domain;
 pub mod engine;
 pub mod executor;
+pub mod failpoint;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod http;

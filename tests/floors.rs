@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// The folders under `src` and their floors. A folder that is not named here is a fault.
 const FLOORS: &[(&str, u8)] = &[
     ("domain", 0),
+    ("failpoint", 0),
     ("config", 1),
     ("ledger", 1),
     ("executor", 1),

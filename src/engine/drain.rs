@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Engine;
 use super::runs::Live;
 use crate::executor::StopKind;
+use crate::failpoint::{self, Point};
 
 /// How long the last records may take once the scripts are dead.
 const RECORDING: Duration = Duration::from_secs(15);
@@ -25,7 +26,9 @@ impl Engine {
     /// `kill_grace` is what a stopped script may take. An end that can't be recorded then, since the
     /// ledger can't be written, is left to the next start.
     pub async fn drain(&self, grace: Duration, kill_grace: Duration) {
+        failpoint::hit(Point::DrainBefore);
         self.begin_drain().await;
+        failpoint::hit(Point::DrainBegun);
         let mut unfinished = self.0.unfinished.subscribe();
         let done = tokio::time::timeout(grace, unfinished.wait_for(|count| *count == 0)).await.is_ok();
         if !done {
@@ -36,6 +39,7 @@ impl Engine {
                     stopped += 1;
                 }
             }
+            failpoint::hit(Point::DrainStopped);
             tracing::warn!(stopped, "scripts that did not end within server.shutdownGrace are stopped");
             let patience = kill_grace.saturating_add(RECORDING);
             if tokio::time::timeout(patience, unfinished.wait_for(|count| *count == 0)).await.is_err() {
@@ -43,5 +47,6 @@ impl Engine {
             }
         }
         self.wake_all().await;
+        failpoint::hit(Point::DrainAfter);
     }
 }

@@ -9,6 +9,7 @@ use crate::domain::call::Command;
 use crate::domain::names::StreamId;
 use crate::domain::record::{Actor, Ending, Outcome};
 use crate::domain::state::{Deployment, Run, Stream};
+use crate::failpoint::{self, Point};
 
 impl Engine {
     /// Takes up every live deployment, before any call is taken.
@@ -16,6 +17,7 @@ impl Engine {
     /// A script that was running is proven dead first, then recorded as Interrupted: nobody can
     /// say what it did. A wait goes on where it was. Replays go on.
     pub(super) async fn recover(&self) -> Result<(), String> {
+        failpoint::hit(Point::RecoverBefore);
         let live = self.0.ledger.live().await.map_err(|error| error.to_string())?;
         let streams: BTreeSet<StreamId> = live.into_iter().map(|(stream, _)| stream).collect();
         let mut scripts = Vec::new();
@@ -28,9 +30,11 @@ impl Engine {
         }
         let runs: Vec<_> = scripts.iter().map(|(_, run)| *run).collect();
         if !runs.is_empty() {
+            failpoint::hit(Point::ProveDeadBefore);
             let found = self.0.executor.prove_dead(&runs).await.map_err(|error| {
                 format!("can't prove that the scripts of the service's last life are dead: {error}")
             })?;
+            failpoint::hit(Point::ProveDeadAfter);
             for leftover in found {
                 let (run, processes) = (leftover.run, leftover.processes);
                 tracing::warn!(%run, processes, "killed what was left of a script of the service's last life");
@@ -40,12 +44,17 @@ impl Engine {
         if let Err(error) = self.0.executor.clean_work_dir() {
             tracing::warn!(%error, "what earlier runs left in execution.workDir can't be removed");
         }
+        failpoint::hit(Point::CleanAfter);
         for (id, run) in scripts {
+            failpoint::hit(Point::InterruptedBefore);
             let ending = Ending::plain(Outcome::Interrupted, "Stagehook died while it ran; what it did is unknown");
             self.take_up(id, Command::Finished { run, ending, waited: Vec::new() }).await?;
+            failpoint::hit(Point::InterruptedAfter);
         }
         for id in streams {
+            failpoint::hit(Point::ResumeBefore);
             self.take_up(id, Command::Resume { at_start: true }).await?;
+            failpoint::hit(Point::ResumeAfter);
         }
         Ok(())
     }
@@ -58,6 +67,7 @@ impl Engine {
     /// After a commit of which nobody knows whether it happened: what it would have started was
     /// not started, and what it would have set going is asked for again.
     pub(super) fn make_good(&self, streams: &Streams) {
+        failpoint::hit(Point::DoubtBefore);
         let commands = |stream: &Stream| {
             let mut commands = Vec::new();
             for run in stream.deployments.iter().flat_map(Deployment::alive).filter(|run| self.is_lost(run)) {
@@ -77,6 +87,7 @@ impl Engine {
                 }
             });
         }
+        failpoint::hit(Point::DoubtAfter);
     }
 
     /// Whether a run is recorded as started by this very process, which does not have it.

@@ -12,6 +12,7 @@ use crate::domain::ids::DeploymentId;
 use crate::domain::names::StreamId;
 use crate::domain::report::Due;
 use crate::domain::state::Stream;
+use crate::failpoint::{self, Point};
 
 /// Between two attempts at most.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
@@ -76,10 +77,12 @@ impl Engine {
         let source = id.source;
         let mut pause = Duration::from_secs(1);
         let problem = loop {
+            failpoint::hit(Point::TellBefore);
             let told = match &self.0.settings.reporter {
                 Some(reporter) => reporter.report(report.clone()).await,
                 None => Err(Unsent::Never(format!("nothing is set up to tell {source} of outcomes"))),
             };
+            failpoint::hit(Point::TellAfter);
             let (why, wait) = match told {
                 Ok(()) => break None,
                 Err(Unsent::Never(why)) => {
@@ -94,6 +97,7 @@ impl Engine {
             pause = (pause * 2).min(LONGEST_PAUSE);
         };
         self.insist(id, Command::Reported { deployment, report: number, problem }, None, Vec::new()).await;
+        failpoint::hit(Point::TellRecorded);
         self.0.telling().remove(&(deployment, number));
     }
 }

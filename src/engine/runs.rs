@@ -17,6 +17,7 @@ use crate::domain::pass::Pass;
 use crate::domain::record::{Actor, Ending, Outcome};
 use crate::domain::state::Stream;
 use crate::executor::{OutputView, StopKind, Stopper};
+use crate::failpoint::{self, Point};
 
 /// A run that is alive here.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ impl Engine {
         slot: &mut Option<Slot>,
         place: &mut Option<Place>,
     ) {
+        let (before, after) = around(&action);
+        failpoint::hit(before);
         match action {
             Action::Start(run) => self.start_script(id, stream, run, slot.take()),
             Action::Stop { run, why } => self.stop(run, StopKind::Cancelled(why)),
@@ -63,6 +66,7 @@ impl Engine {
                 let (engine, id) = (self.clone(), id.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(clock::until(at)).await;
+                    failpoint::hit(Point::SignalOver);
                     engine.insist(id, Command::SignalTimedOut { deployment }, None, Vec::new()).await;
                 });
             }
@@ -89,6 +93,7 @@ impl Engine {
                 }
             }
         }
+        failpoint::hit(after);
     }
 
     /// Asks a script to end for good, or stops the timer of a wait, whose end is recorded already.
@@ -172,11 +177,13 @@ impl Engine {
 
     /// Records a script's end; its output stays readable until that is durable.
     fn finish(&self, id: &StreamId, run: RunId, ending: Ending, slot: Option<Slot>, output: Vec<u8>) {
+        failpoint::hit(Point::FinishBefore);
         let outputs = if output.is_empty() { Vec::new() } else { vec![(run, output)] };
         let command = Command::Finished { run, ending, waited: Vec::new() };
         let (engine, committed) = (self.clone(), self.insist(id.clone(), command, slot, outputs));
         tokio::spawn(async move {
             committed.await;
+            failpoint::hit(Point::FinishAfter);
             engine.0.live().remove(&run);
             engine.0.unfinished.send_modify(|count| *count = count.saturating_sub(1));
         });
@@ -194,6 +201,7 @@ impl Engine {
         }
         let timer = tokio::spawn(async move {
             tokio::time::sleep(clock::until(until)).await;
+            failpoint::hit(Point::WaitOver);
             let ending = Ending::plain(Outcome::Succeeded, "waited");
             engine.insist(id, Command::Finished { run, ending, waited: Vec::new() }, None, Vec::new()).await;
             engine.0.live().remove(&run);
@@ -231,6 +239,7 @@ impl Engine {
                 tickets.remove(&key);
             }
             if slot.is_some() {
+                failpoint::hit(Point::GrantedAfter);
                 engine.insist(id, command, slot, Vec::new()).await;
             }
         });
@@ -251,6 +260,19 @@ impl Engine {
     /// Whether somebody leaves the line of the forward scripts when a stream has come to this.
     pub(super) fn leaves_line(&self, stream: &Stream) -> bool {
         self.0.tickets().keys().any(|key| matches!(key, WaitKey::Hook(..)) && is_over(stream, *key))
+    }
+}
+
+/// The places before and after an action.
+fn around(action: &Action) -> (Point, Point) {
+    match action {
+        Action::Start(_) => (Point::StartBefore, Point::StartAfter),
+        Action::Stop { .. } => (Point::StopBefore, Point::StopAfter),
+        Action::ArmWait { .. } => (Point::WaitBefore, Point::WaitAfter),
+        Action::ArmSignal { .. } => (Point::SignalBefore, Point::SignalAfter),
+        Action::Queue { .. } => (Point::QueueBefore, Point::QueueAfter),
+        Action::QueueReplay { .. } => (Point::QueueReplayBefore, Point::QueueReplayAfter),
+        Action::Unblocked => (Point::UnblockedBefore, Point::UnblockedAfter),
     }
 }
 

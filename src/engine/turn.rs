@@ -22,6 +22,7 @@ use crate::domain::names::{Source, StreamId};
 use crate::domain::pipeline::Stage;
 use crate::domain::record::{Actor, EndState, Event, Fact, Purpose};
 use crate::domain::state::{Deployment, Stream};
+use crate::failpoint::{self, Point};
 use crate::ledger::{Append, AppendError};
 
 /// How much of a command's output is logged, in bytes; the ledger has all that was kept.
@@ -127,6 +128,7 @@ impl Engine {
             if decision.facts.is_empty() {
                 break (decision, place);
             }
+            failpoint::hit(Point::DecidedAfter);
             match inner.ledger.append(self.append(id, streams, &decision, outputs)).await {
                 Ok(_) => break (decision, place),
                 Err(AppendError::Conflict { .. }) => {
@@ -146,6 +148,9 @@ impl Engine {
                 }
             }
         };
+        if !facts.is_empty() {
+            failpoint::hit(Point::CommittedAfter);
+        }
         for fact in &facts {
             self.tell(id, &stream, fact, outputs);
         }
@@ -155,6 +160,9 @@ impl Engine {
         }
         for action in actions {
             self.act(id, &stream, action, slot, &mut place);
+        }
+        if !facts.is_empty() {
+            failpoint::hit(Point::ActedAfter);
         }
         self.tell_due(id, &stream);
         let called = matches!(command, Command::Call(_)).then(|| (id.source, clock::now()));
@@ -353,9 +361,11 @@ impl Engine {
         for (source, key) in entry.waiters.keys().union(waited).copied() {
             let Some(stream) = streams.by_source.get(&source) else { continue };
             if let Some(answer) = settled(stream, key) {
+                failpoint::hit(Point::WakeBefore);
                 if !entry.waiters.tell(key, &Told::Answer(answer)) {
                     unheard.push((source, key));
                 }
+                failpoint::hit(Point::WakeAfter);
             } else if draining && is_idle(stream, key) {
                 // Nothing will come before the end of the service: say so rather than hang.
                 if let Some(Told::Answer(mut answer)) = pending(stream, key) {

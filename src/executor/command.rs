@@ -23,6 +23,7 @@ use super::stop::{Cause, Stops};
 use super::wire::{Order, Report, TERM};
 use super::{MARKER, open_files, proc, supervisor};
 use crate::domain::ids::RunId;
+use crate::failpoint::{self, Point};
 
 /// How long after the SIGKILL was due a supervisor may be silent before it counts as lost: its
 /// script may keep it from running.
@@ -48,15 +49,22 @@ pub async fn run(
     stops: &mut Stops,
     output: &mut Recorder,
 ) -> io::Result<CommandEnd> {
+    failpoint::hit(Point::SpawnBefore);
     let (mut supervised, registered) = spawn(program, run)?;
+    failpoint::hit(Point::SpawnAfter);
     // A supervisor that is gone already shows below, as a socket that is closed.
     let _ = supervised.control.write_all(&order.encode()).await;
+    failpoint::hit(Point::OrderAfter);
     let (report, cause) = listen(&mut supervised, order.kill_grace, stops, output).await;
+    failpoint::hit(Point::ReportAfter);
     let mut cleared = 0;
     if report.is_none() {
+        failpoint::hit(Point::ClearBefore);
         cleared = clear(&mut supervised.child, run).await?;
+        failpoint::hit(Point::ClearAfter);
     }
     supervised.child.wait().await?;
+    failpoint::hit(Point::ReapedAfter);
     drop(registered);
     drain(&supervised.pipe, output);
     Ok(CommandEnd { report, cleared, cause })
@@ -81,6 +89,7 @@ fn spawn(program: &Path, run: RunId) -> io::Result<(Supervised, Registered)> {
             .args(open_files::argument())
             .env_clear()
             .env(MARKER, run.to_string())
+            .envs(failpoint::handed_on())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(write.try_clone()?))
             .stderr(Stdio::from(write))

@@ -19,6 +19,7 @@ use super::{Clock, Finished, Job, MARKER, Settings};
 use crate::domain::pipeline::EnvValue;
 use crate::domain::record::{Attempt, Ending, Outcome};
 use crate::domain::span::Span;
+use crate::failpoint::{self, Point};
 
 /// The longest value of `STAGEHOOK_OUTPUTS`: a variable may have 128 KiB on Linux, with its name.
 const LONGEST_OUTPUTS: usize = 128 * 1024 - 64;
@@ -133,10 +134,12 @@ impl Walk<'_> {
     async fn folder(&self, number: u32) -> Result<(RunDir, PathBuf), String> {
         let (job, work_dir) = (Arc::clone(&self.job), self.settings.work_dir.clone());
         blocking(move || {
+            failpoint::hit(Point::DirBefore);
             let made = RunDir::create(&work_dir, job.run, &job.event).and_then(|dir| {
                 let outputs_file = dir.outputs(number)?;
                 Ok((dir, outputs_file))
             });
+            failpoint::hit(Point::DirAfter);
             made.map_err(|error| format!("the run's folder in {} could not be made: {error}", work_dir.display()))
         })
         .await

@@ -26,6 +26,7 @@ use crate::domain::names::{Application, Shown, Source, StreamId};
 use crate::domain::record::Actor;
 use crate::domain::span::Span;
 use crate::engine::{Told, clock};
+use crate::failpoint::{self, Point};
 use crate::source;
 use crate::source::auth::{self, Authenticated, Grant, Presented, Unauthenticated};
 use crate::source::github::{Known, Mapping};
@@ -239,6 +240,7 @@ impl Asked<'_> {
         let unattended = call.unattended;
         let held = Held { source, hook, by, began, head, wait };
         let answer = held.until_answered(state, parsed.application, call).await?;
+        failpoint::hit(Point::AnswerBefore);
         let about = render::About { application: &application, hook };
         let dialect = Dialect { source, statuses: settings.statuses, form, unattended };
         let mut response = render::answer(&answer, about, dialect);
@@ -246,6 +248,7 @@ impl Asked<'_> {
             status::taken_on(&mut response, state, head, &answer);
         }
         prefer.note(&mut response, self.wait);
+        failpoint::hit(Point::AnswerAfter);
         Ok(response.map(Body::from))
     }
 }
@@ -272,6 +275,7 @@ impl Held<'_> {
         // With too many held, it is taken on all the same, and told that it is pending: a failure is never refused.
         let held = state.held.try_acquire().ok();
         let wait = if held.is_some() { wait } else { Some(Duration::ZERO) };
+        failpoint::hit(Point::AdmittedAfter);
         let told = state.engine.call(stream, call, by.clone(), wait).await;
         drop((waiting, held));
         hung_up.disarm();

@@ -26,6 +26,7 @@ use super::line::{Coming, Going, Line, Overdue, Times};
 use super::router::{Peer, Reserve, router};
 use super::seats::Seat;
 use super::{Metrics, Settings, State, refusal, tls};
+use crate::failpoint::{self, Point};
 
 /// How long the listener rests when the machine is out of files or memory.
 const REST: Duration = Duration::from_millis(100);
@@ -132,7 +133,10 @@ async fn connection(stream: TcpStream, peer: SocketAddr, accepted: Instant, seat
         }
     };
     let words = match requests(&line, peer, seat.is_reserve, &served).await {
-        End::Served(Ok(())) => None,
+        End::Served(Ok(())) => {
+            failpoint::hit(Point::WrittenAfter);
+            None
+        }
         End::Served(Err(error)) => {
             tracing::debug!(%peer, %error, "the connection broke");
             refusal::of(line.refused(), &error, settings)

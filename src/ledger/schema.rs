@@ -8,6 +8,7 @@ use std::path::Path;
 use rusqlite::{Connection, TransactionBehavior};
 
 use super::error::LedgerError;
+use crate::failpoint::{self, Point};
 
 /// Step N brings a file from version N to N + 1; the version is SQLite's `user_version`.
 const STEPS: &[&str] = &[include_str!("migrations/0001_records.sql")];
@@ -23,7 +24,10 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     if found < STEPS.len() {
         transaction.pragma_update(None, "user_version", known()).map_err(failed)?;
     }
-    transaction.commit().map_err(failed)
+    failpoint::hit(Point::MigrateBefore);
+    transaction.commit().map_err(failed)?;
+    failpoint::hit(Point::MigrateAfter);
+    Ok(())
 }
 
 /// Refuses a file of a newer version, and a database that is no ledger.

@@ -18,6 +18,7 @@ use super::condition::{Condition, is_damage};
 use super::error::{LedgerError, explain};
 use super::file::{self, Identity};
 use crate::domain::record::Record;
+use crate::failpoint::{self, Point};
 
 /// The most appends in one transaction, so that the first of them does not wait for ever.
 const BATCH: usize = 256;
@@ -178,7 +179,7 @@ impl Work {
         }
         let end = match fault {
             Some(fault) => Err(fault),
-            None if written.iter().any(Written::changes) => connection.execute_batch("COMMIT").map_err(Fault::from),
+            None if written.iter().any(Written::changes) => commit(&connection).map_err(Fault::from),
             None => connection.execute_batch("ROLLBACK").map_err(Fault::from),
         };
 
@@ -295,6 +296,19 @@ fn is_lock(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
 }
 
+fn commit(connection: &Connection) -> rusqlite::Result<()> {
+    // What a disk that fails looks like, before and after it has taken the commit.
+    let failed = || Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR), None));
+    if failpoint::fails(Point::CommitBefore) {
+        return failed();
+    }
+    connection.execute_batch("COMMIT")?;
+    if failpoint::fails(Point::CommitAfter) {
+        return failed();
+    }
+    Ok(())
+}
+
 /// Writes one job behind a savepoint, so that its refusal undoes nothing of the others in the transaction.
 fn write(connection: &Connection, job: Job) -> Result<Written, (Written, Fault)> {
     match job {
@@ -302,10 +316,15 @@ fn write(connection: &Connection, job: Job) -> Result<Written, (Written, Fault)>
             Ok(outcome) => Ok(Written::Append(answer, outcome)),
             Err(error) => Err((Written::Append(answer, Ok(Vec::new())), error)),
         },
-        Job::Probe(answer) => match connection.execute("UPDATE heartbeat SET beats = beats + 1 WHERE id = 1", []) {
-            Ok(_) => Ok(Written::Probe(answer)),
-            Err(error) => Err((Written::Probe(answer), error.into())),
-        },
+        Job::Probe(answer) => {
+            failpoint::hit(Point::ProbeBefore);
+            let beat = connection.execute("UPDATE heartbeat SET beats = beats + 1 WHERE id = 1", []);
+            failpoint::hit(Point::ProbeAfter);
+            match beat {
+                Ok(_) => Ok(Written::Probe(answer)),
+                Err(error) => Err((Written::Probe(answer), error.into())),
+            }
+        }
     }
 }
 

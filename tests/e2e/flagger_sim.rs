@@ -70,7 +70,7 @@ pub struct Ended {
 pub struct Flagger {
     address: Arc<Mutex<String>>,
     /// The canary's name.
-    name: String,
+    pub name: String,
     /// How long a second of Flagger's own clock takes here: its pauses between two attempts.
     pub second: Duration,
     pub webhooks: Vec<Webhook>,
@@ -92,6 +92,10 @@ pub struct Flagger {
     pub said: Vec<(String, String, Option<u16>)>,
     /// Every attempt of every call.
     pub attempts: Vec<Attempt>,
+    /// Whether it asks for answers in JSON (the real one does not) and keeps them.
+    pub keeps_answers: bool,
+    /// What was acknowledged.
+    pub answers: Vec<Value>,
 }
 
 /// One attempt of a call.
@@ -127,6 +131,8 @@ impl Flagger {
             rollouts: Vec::new(),
             said: Vec::new(),
             attempts: Vec::new(),
+            keeps_answers: false,
+            answers: Vec::new(),
         }
         .of(NAME)
     }
@@ -141,11 +147,16 @@ impl Flagger {
     pub async fn run(&mut self) -> Phase {
         for _ in 0..60 {
             self.tick().await;
-            if matches!(self.phase, Phase::Succeeded | Phase::Failed) && self.is_through() {
+            if self.is_done() {
                 return self.phase;
             }
         }
         panic!("no end after 60 ticks: {:?} {:?}", self.phase, self.said);
+    }
+
+    /// Whether nothing more happens.
+    pub fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Succeeded | Phase::Failed) && self.is_through()
     }
 
     /// Whether nothing is left to be rolled out.
@@ -369,6 +380,9 @@ impl Flagger {
         let status = result.as_ref().ok().map(|reply| reply.status);
         self.said.push((webhook.hook.to_owned(), phase.to_owned(), status));
         let reply = result.map_err(|_| None)?;
+        if self.keeps_answers && webhook.hook != "rollback" {
+            self.answers.push(reply.json());
+        }
         if webhook.hook != "rollback"
             && let (Some(rollout), true) = (self.rollouts.last_mut(), reply.header("location").is_some())
         {
@@ -385,7 +399,11 @@ impl Flagger {
         let mut pause = 1;
         for attempt in 0.. {
             let path = format!("/hooks/flagger/{}", webhook.hook);
-            let result = self.client().try_send("POST", &path, body.to_string().as_bytes(), webhook.timeout).await;
+            let mut client = self.client();
+            if self.keeps_answers {
+                client = client.with("Accept", "application/json");
+            }
+            let result = client.try_send("POST", &path, body.to_string().as_bytes(), webhook.timeout).await;
             self.attempts.push(Attempt {
                 hook: webhook.hook,
                 at: stagehook::engine::clock::now(),

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::http::{Client, Reply};
-use super::poll::within;
+use super::http::{Client, Lost, Reply};
+use super::poll::{DEADLINE, within};
 
 /// The webhook's secret.
 pub const SECRET: &str = "It's a Secret to Everybody";
@@ -24,18 +24,28 @@ pub fn signature(secret: &str, body: &[u8]) -> String {
 
 /// Sends a delivery as GitHub does.
 pub async fn deliver(client: &Client, event: &str, id: &str, payload: &Value) -> Reply {
+    let sent = try_deliver(client.clone(), event, id, payload.clone()).await;
+    sent.unwrap_or_else(|lost| panic!("{event} {id}: {lost:?}"))
+}
+
+/// The same, which may be lost.
+pub async fn try_deliver(client: Client, event: &str, id: &str, payload: Value) -> Result<Reply, Lost> {
     let body = payload.to_string();
-    signed(client, event, id, "application/json", &signature(SECRET, body.as_bytes()), body.as_bytes()).await
+    let client = delivery(&client, event, id, "application/json", &signature(SECRET, body.as_bytes()));
+    client.try_send("POST", "/hooks/github", body.as_bytes(), DEADLINE).await
 }
 
 /// Sends bytes with a signature.
 pub async fn signed(client: &Client, event: &str, id: &str, kind: &str, signature: &str, body: &[u8]) -> Reply {
-    let client = client
+    delivery(client, event, id, kind, signature).send("POST", "/hooks/github", body).await
+}
+
+fn delivery(client: &Client, event: &str, id: &str, kind: &str, signature: &str) -> Client {
+    client
         .with("X-GitHub-Event", event)
         .with("X-GitHub-Delivery", id)
         .with("X-Hub-Signature-256", signature)
-        .with("Content-Type", kind);
-    client.send("POST", "/hooks/github", body).await
+        .with("Content-Type", kind)
 }
 
 /// A delivery about deployment `id` of octo/app to production.

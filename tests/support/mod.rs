@@ -2,6 +2,7 @@
 //! left behind. Nothing here sleeps for luck: a test waits for an event, or asks again until a deadline.
 
 pub mod certificates;
+pub mod dice;
 pub mod gate;
 pub mod github;
 pub mod http;

@@ -26,13 +26,24 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts the server and waits until it listens.
-    pub async fn start(launcher: &[&str], config: &Path, folder: &Path, variables: &[(String, String)]) -> Self {
-        let mut server = Self::spawn(launcher, config, folder, variables);
-        let line = server.logged("listening").await;
-        let in_text = || line.split_once("address=")?.1.split(' ').next().map(str::to_owned);
-        server.address = field(&line, "address").or_else(in_text).unwrap_or_else(|| panic!("no address in {line}"));
-        server
+    /// Waits until it listens; false where it ends before.
+    pub async fn listens(&mut self) -> bool {
+        let mut lines = self.lines.clone();
+        let line = within("the server listens or ends", async {
+            loop {
+                lines.borrow_and_update();
+                let found = self.log_with("listening").into_iter().next();
+                if found.is_some() || lines.changed().await.is_err() {
+                    return found.or_else(|| self.log_with("listening").into_iter().next());
+                }
+            }
+        });
+        let address = |line: String| {
+            let in_text = || line.split_once("address=")?.1.split(' ').next().map(str::to_owned);
+            Some(field(&line, "address").or_else(in_text).unwrap_or_else(|| panic!("no address in {line}")))
+        };
+        self.address = line.await.and_then(address).unwrap_or_default();
+        !self.address.is_empty()
     }
 
     /// Starts the server, below a launcher if there is one, and waits for nothing.
@@ -122,9 +133,13 @@ impl Server {
 
     /// Waits for the end of the process.
     pub async fn exited(&self) -> ExitStatus {
+        within("the server exits", self.ended()).await
+    }
+
+    /// Waits for the end of the process, however long it lives.
+    pub async fn ended(&self) -> ExitStatus {
         let mut exit = self.exit.clone();
-        let status = within("the server exits", exit.wait_for(Option::is_some)).await;
-        status.unwrap().unwrap()
+        exit.wait_for(Option::is_some).await.unwrap().unwrap()
     }
 
     /// Ends it the hard way, and does not return before it is gone.

@@ -14,13 +14,29 @@ use super::server::Server;
 use super::{Gate, journal, processes};
 
 /// What the scripts of the tests run. A script notes its start, stops at its gate if there is one, fails if it is
-/// told to, and notes its end.
+/// told to, and notes its end. As long as it lives a file says so; it reports what lives beside it and must not: a
+/// rollback beside a forward script of its deployment, or a stage beside itself.
 const LIBRARY: &str = r#"
 key=$STAGEHOOK_STAGE
 [ "$SR_IS_ROLLBACK" = true ] && key=undo.$STAGEHOOK_STAGE
 who="$key $SR_DEPLOYMENT_ID $STAGEHOOK_RUN_ID $STAGEHOOK_REVISION"
 [ -e "$E2E_DIR/stubborn.$key" ] && trap '' TERM
 echo "start $who" >> "$E2E_DIR/journal"
+case $key in undo.*) kind=undo ;; *) kind=forward ;; esac
+for other in "$E2E_DIR"/alive.*."$SR_DEPLOYMENT_ID"; do
+  [ -s "$other" ] && read -r pid run its_kind its_key < "$other" || continue
+  [ "$kind" = "$its_kind" ] && [ "$key" != "$its_key" ] && continue
+  if tr '\0' '\n' 2> /dev/null < "/proc/$pid/environ" | grep -qx "STAGEHOOK_RUN_ID=$run"; then
+    echo "$who started beside $its_key ($run, process $pid)" >> "$E2E_DIR/violations"
+  fi
+done
+alive=$E2E_DIR/alive.$STAGEHOOK_RUN_ID.$SR_DEPLOYMENT_ID
+echo "$$ $STAGEHOOK_RUN_ID $kind $key" > "$alive"
+if [ -e "$E2E_DIR/hang.$key" ]; then
+  : > "$E2E_DIR/hangs.$key"
+  exec sleep 60
+fi
+while [ -e "$E2E_DIR/hold.$key" ]; do sleep 0.01; done
 if [ -p "$E2E_DIR/$key.in" ]; then
   echo $$ > "$E2E_DIR/$key.in"
   read -r _ < "$E2E_DIR/$key.out" || exit 99
@@ -28,16 +44,19 @@ fi
 [ -e "$E2E_DIR/slow.$key" ] && sleep 0.04
 if [ -e "$E2E_DIR/fail.$key" ]; then
   echo "$key says no"
+  : > "$alive"
   exit 3
 fi
 echo "end $who" >> "$E2E_DIR/journal"
+: > "$alive"
 "#;
 
 /// A server and everything that it touches.
 pub struct World {
     folder: TempDir,
     settings: Value,
-    variables: Vec<(String, String)>,
+    /// What is in the server's environment, from its next start on.
+    pub variables: Vec<(String, String)>,
     server: Option<Server>,
     launcher: &'static [&'static str],
     /// Where the server is, or was last: shared with callers that outlive one life of it.
@@ -114,10 +133,16 @@ impl World {
     }
 
     pub async fn start(&mut self) {
-        let config = self.write_settings();
-        let server = Server::start(self.launcher, &config, self.path(), &self.variables).await;
+        assert!(self.try_start().await, "it does not listen:\n{}", self.server().log().join("\n"));
+    }
+
+    /// Starts it; false where it ended before it listened.
+    pub async fn try_start(&mut self) -> bool {
+        self.spawn();
+        let Some(server) = &mut self.server else { return false };
+        let listens = server.listens().await;
         self.address.lock().unwrap().clone_from(&server.address);
-        self.server = Some(server);
+        listens
     }
 
     /// Where the server is, also after a restart.

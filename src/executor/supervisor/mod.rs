@@ -28,6 +28,7 @@ use super::MARKER;
 use super::open_files;
 use super::tag::Tag;
 use super::wire::{KILL, Order, Report, TERM};
+use crate::failpoint::{self, Point};
 
 /// The argument that makes this program a supervisor.
 pub const ARGUMENT: &str = "__supervise";
@@ -56,6 +57,7 @@ fn supervise() -> io::Result<()> {
     if let Some(files) = std::env::args().nth(2) {
         open_files::restore(&files)?;
     }
+    failpoint::hit(Point::SupervisorBegins);
     // A session of its own: no terminal's signals come here, and the script can't join the
     // server's process group.
     setsid()?;
@@ -63,12 +65,17 @@ fn supervise() -> io::Result<()> {
     let signals = Signals::install()?;
     let mut control = File::from(control.as_fd().try_clone_to_owned()?);
     let order = Order::read(&mut control)?;
-    let report = match start(&order) {
+    failpoint::hit(Point::ExecBefore);
+    let started = start(&order);
+    failpoint::hit(Point::ExecAfter);
+    let report = match started {
         Ok(main) => watch(Tree::new(main, order.kill_grace), &control, &signals)?,
         Err(error) => Report::NotStarted { errno: error.raw_os_error().unwrap_or(0) },
     };
     // The server may be gone: then nobody is interested.
+    failpoint::hit(Point::ReportBefore);
     let _ = control.write_all(&report.encode());
+    failpoint::hit(Point::SupervisorEnds);
     Ok(())
 }
 

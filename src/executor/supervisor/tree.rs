@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process
 
 use super::super::proc::{self, Process, Stat};
 use super::super::wire::{Exit, Report};
+use crate::failpoint::{self, Point};
 
 /// What outlives the script has this long to end by itself: bash's `exec > >(tee log)` is still
 /// writing then.
@@ -181,6 +182,7 @@ impl Tree {
     /// SIGKILL to each descendant and to its whole group, until a look finds none that had not
     /// had it. A signal to a group can't be raced by a fork; a signal to a process can.
     fn strike(&mut self) {
+        failpoint::hit(Point::KillBefore);
         // A loop of forks would leave this process a small share of the machine. Not everybody
         // may go before others; then it takes longer.
         let _ = setpriority_process(None, -20);

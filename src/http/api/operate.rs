@@ -15,6 +15,7 @@ use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::Shown;
 use crate::domain::record::Actor;
 use crate::engine::Told;
+use crate::failpoint::{self, Point};
 use crate::http::State;
 use crate::http::problem::{Problem, Result};
 use crate::http::query::Params;
@@ -40,7 +41,9 @@ pub async fn deployment(
         }
     };
     let deployment: DeploymentId = parse_id(&deployment)?;
+    failpoint::hit(Point::OperateBefore);
     let told = state.engine.operate(deployment, operation, by.clone()).await;
+    failpoint::hit(Point::OperateAfter);
     log(&by, &word, &deployment.to_string(), &told);
     answer(&told, &location(deployment))
 }

@@ -1,0 +1,261 @@
+//! The walk: every story with a fault at every hit of every failpoint that it comes to.
+
+use stagehook::failpoint::Point;
+use stagehook::ledger;
+use std::collections::{BTreeMap, BTreeSet};
+use tokio::sync::OnceCell;
+
+use crate::history;
+use crate::life::{Fault, Lives};
+use crate::stories::{Story, Telling};
+use crate::support::poll::poll_until;
+use crate::support::processes;
+
+/// The hits that the walk is about, and those of whatever comes after.
+const HITS: &str = "hits";
+const LATER: &str = "hits.later";
+
+/// What happens in each telling of a story, before the walk adds its own.
+#[derive(Clone, Debug)]
+struct Setting {
+    story: Story,
+    /// A first life that ends so: the walk is about what comes then.
+    before: Option<Fault>,
+    /// What goes wrong beside it.
+    always: Vec<Fault>,
+}
+
+impl Setting {
+    fn new(story: Story) -> Self {
+        Self { story, before: None, always: Vec::new() }
+    }
+
+    /// The walk is about the recovery from this.
+    fn after(story: Story, point: Point, number: usize) -> Self {
+        Self { before: Some(Fault::abort(point.name(), number)), ..Self::new(story) }
+    }
+
+    /// The walk is about what follows from this.
+    fn with(story: Story, fault: Fault) -> Self {
+        Self { always: vec![fault], ..Self::new(story) }
+    }
+
+    fn lives(&self, fault: Option<Fault>) -> Vec<Lives> {
+        let before = self.before.clone().map(|fault| Lives::new("hits.before", &[], Some(fault)));
+        before.into_iter().chain([Lives::new(HITS, &self.always, fault)]).collect()
+    }
+
+    /// The hits, and how often.
+    async fn trace(&self) -> BTreeMap<String, usize> {
+        let mut telling = Telling::begin(self.story, self.lives(None)).await;
+        Box::pin(telling.tell(self.story)).await;
+        let mut counts = BTreeMap::new();
+        for hit in telling.mortal.hits(HITS) {
+            *counts.entry(hit).or_default() += 1;
+        }
+        Box::pin(telling.check()).await;
+        counts
+    }
+
+    /// Tells it with a fault; whether that happened.
+    async fn tell_with(&self, fault: Fault, second: Option<Fault>) -> bool {
+        let mut lives = self.lives(Some(fault.clone()));
+        lives.extend(second.map(|second| Lives::new(LATER, &[], Some(second))));
+        let mut telling = Telling::begin(self.story, lives).await;
+        Box::pin(telling.tell(self.story)).await;
+        let happened = telling.mortal.happened(HITS, &fault);
+        Box::pin(telling.check()).await;
+        happened
+    }
+}
+
+impl Telling {
+    /// Checks everything, in a life without faults.
+    async fn check(mut self) {
+        self.mortal.start_in_peace().await;
+        let flaggers: Vec<_> = self.flaggers.iter().collect();
+        history::check_all(&self.mortal.world, &flaggers).await;
+        let database = self.mortal.world.path().join("data/stagehook.db");
+        for head in &self.mortal.heads {
+            let report = ledger::verify(&database, Some(head)).unwrap();
+            assert!(report.is_sound(), "what was acknowledged is gone: {report:?}");
+        }
+        let server = self.mortal.world.server().pid();
+        poll_until("nothing is left alive", || async {
+            processes::of(self.mortal.world.path()).iter().all(|process| process.pid == server).then_some(())
+        })
+        .await;
+        self.mortal.world.stop().await;
+    }
+}
+
+/// Everything that the walk goes through.
+fn settings() -> Vec<Setting> {
+    let mut all: Vec<_> = Story::ALL.iter().copied().map(Setting::new).collect();
+    all.extend([
+        Setting::after(Story::Succeeds, Point::OrderAfter, 2),
+        Setting::after(Story::Succeeds, Point::WaitAfter, 1),
+        Setting::after(Story::Succeeds, Point::ExecAfter, 4),
+        Setting::after(Story::Fails, Point::OrderAfter, 5),
+        Setting::after(Story::Requested, Point::SignalAfter, 1),
+        Setting::after(Story::Github, Point::TellAfter, 1),
+        Setting::with(Story::Fails, Fault::abort(Point::ExecAfter.name(), 2)),
+        Setting::with(Story::Succeeds, Fault::fail(Point::CommitAfter.name(), 4)),
+        Setting::with(Story::Fails, Fault::fail(Point::CommitAfter.name(), 8)),
+        Setting::with(Story::Fails, Fault::fail(Point::CommitBefore.name(), 5)),
+    ]);
+    all
+}
+
+/// Where a second crash hits whoever recovers from the first.
+const SECOND: &[Point] = &[
+    Point::MigrateBefore,
+    Point::RecoverBefore,
+    Point::ProveDeadBefore,
+    Point::ProveDeadAfter,
+    Point::CleanAfter,
+    Point::InterruptedBefore,
+    Point::InterruptedAfter,
+    Point::ResumeBefore,
+    Point::ResumeAfter,
+    Point::CommitBefore,
+    Point::CommitAfter,
+    Point::CommittedAfter,
+    Point::StartBefore,
+    Point::SpawnAfter,
+    Point::ExecAfter,
+    Point::KillBefore,
+    Point::FinishBefore,
+    Point::AnswerBefore,
+];
+
+/// One telling of the walk.
+#[derive(Debug)]
+struct Step {
+    setting: Setting,
+    fault: Fault,
+    second: Option<Fault>,
+}
+
+impl Step {
+    /// What it is called, to walk it alone.
+    fn label(&self) -> String {
+        let Self { setting: Setting { story, before, always }, fault, second } = self;
+        let faults = before.iter().chain(always).chain([fault]).chain(second);
+        let faults: Vec<_> = faults.map(|fault| format!("{}={}#{}", fault.what, fault.point, fault.number)).collect();
+        format!("{story:?} {}", faults.join(" "))
+    }
+}
+
+static TRACES: OnceCell<Vec<(Setting, BTreeMap<String, usize>)>> = OnceCell::const_new();
+
+/// Every story without a crash of the walk's: what it comes to. Told once for all tests.
+async fn traces() -> &'static [(Setting, BTreeMap<String, usize>)] {
+    let tell = async || {
+        let mut traces = Vec::new();
+        for setting in settings() {
+            println!("{setting:?}");
+            let counts = Box::pin(setting.trace()).await;
+            traces.push((setting, counts));
+        }
+        traces
+    };
+    TRACES.get_or_init(tell).await
+}
+
+/// All steps: a crash at every hit, and, where a commit can fail, that. Fewer of them where `STAGEHOOK_CRASHES` is not
+/// `all`, spread evenly, but of each place in each story one at least.
+async fn steps() -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (setting, counts) in traces().await {
+        for (point, count) in counts {
+            for number in 1..=*count {
+                let mut faults = vec![Fault::abort(point, number)];
+                if [Point::CommitBefore, Point::CommitAfter].iter().any(|it| it.name() == point) {
+                    faults.push(Fault::fail(point, number));
+                }
+                for fault in faults {
+                    let at = steps.len();
+                    // A quarter of them crashes again.
+                    let second = SECOND[at / 4 % SECOND.len()].name();
+                    let second = (at % 4 == 0).then(|| Fault::abort(second, 1 + at / 4 / SECOND.len() % 3));
+                    steps.push(Step { setting: setting.clone(), fault, second });
+                }
+            }
+        }
+    }
+    steps
+}
+
+/// Those that are walked.
+async fn chosen() -> Vec<Step> {
+    let all = steps().await;
+    if let Ok(only) = std::env::var("STAGEHOOK_CRASH") {
+        return all.into_iter().filter(|step| step.label().contains(&only)).collect();
+    }
+    let wanted = std::env::var("STAGEHOOK_CRASHES").unwrap_or_else(|_| "600".to_owned());
+    let one_in = match wanted.parse::<usize>() {
+        Ok(wanted) => all.len().div_ceil(wanted.max(1)),
+        Err(_) => 1,
+    };
+    let mut seen = BTreeSet::new();
+    let mut chosen = Vec::new();
+    for (at, step) in all.into_iter().enumerate() {
+        let new = seen.insert((step.setting.story as usize, step.fault.what, step.fault.point.clone()));
+        if new || at % one_in == 0 {
+            chosen.push(step);
+        }
+    }
+    chosen
+}
+
+/// A quarter of the walk, so that four go on beside each other.
+async fn quarter(which: usize) {
+    let steps = chosen().await;
+    let steps = steps.into_iter().enumerate().filter(|(at, _)| at % 4 == which);
+    let (mut walked, mut missed) = (0, Vec::new());
+    for (_, step) in steps {
+        let label = step.label();
+        println!("STAGEHOOK_CRASH='{label}' walks it alone");
+        walked += 1;
+        if !Box::pin(step.setting.tell_with(step.fault, step.second)).await {
+            missed.push(label);
+        }
+    }
+    println!("{walked} steps");
+    // What goes on at once may go on in another order, and a hit or two may not be there the second time.
+    assert!(missed.len() * 50 <= walked, "{} of {walked} faults never came to pass: {missed:#?}", missed.len());
+}
+
+#[tokio::test]
+async fn first_quarter() {
+    quarter(0).await;
+}
+
+#[tokio::test]
+async fn second_quarter() {
+    quarter(1).await;
+}
+
+#[tokio::test]
+async fn third_quarter() {
+    quarter(2).await;
+}
+
+#[tokio::test]
+async fn fourth_quarter() {
+    quarter(3).await;
+}
+
+/// A place that nothing comes to is a place that nobody has tried.
+#[tokio::test]
+async fn every_failpoint_is_walked() {
+    let traces = traces().await;
+    println!("{} steps in all, {} of them walked", steps().await.len(), chosen().await.len());
+    let never: Vec<_> = Point::ALL
+        .iter()
+        .map(|point| point.name())
+        .filter(|name| traces.iter().all(|(_, counts)| !counts.contains_key(*name)))
+        .collect();
+    assert!(never.is_empty(), "no story comes to {never:?}; tell one in tests/crash/stories.rs");
+}
