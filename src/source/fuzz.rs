@@ -33,7 +33,10 @@ pub fn credentials(data: &[u8]) {
 /// Headers, one a line, and what follows an empty line. What is no header is left out.
 pub(crate) fn message(data: &[u8]) -> (HeaderMap, &[u8]) {
     let end = data.windows(2).position(|two| two == b"\n\n");
-    let (head, body) = end.map_or((data, &[][..]), |at| (&data[..at], &data[at + 2..]));
+    let (head, body) = match data.strip_prefix(b"\n") {
+        Some(body) => (&[][..], body),
+        None => end.map_or((data, &[][..]), |at| (&data[..at], &data[at + 2..])),
+    };
     let mut headers = HeaderMap::new();
     for line in head.split(|byte| *byte == b'\n').take(64) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
