@@ -150,6 +150,7 @@ async fn engine(folder: &Path, executor: Executor) -> Engine {
         queue: 64,
         signal_timeout: Span::from_secs(120),
         stale_after: Duration::from_secs(24 * 60 * 60),
+        retain: None,
         inherited: Vec::new(),
         observer: Arc::new(|_| {}),
         reporter: None,

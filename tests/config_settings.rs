@@ -49,6 +49,7 @@ fn the_defaults_are_those_of_the_contract() {
     assert_eq!(settings.server.public_url, None);
     assert_eq!(settings.ledger.url, "sqlite://data/stagehook.db");
     assert_eq!(settings.ledger.path, Path::new("data/stagehook.db"));
+    assert_eq!(settings.ledger.retain, None);
     assert_eq!(settings.pipelines, Path::new("config/pipelines"));
     assert_eq!(settings.stale_after, Span::from_secs(86_400));
     assert_eq!(settings.rollback.signal_timeout, Span::from_secs(120));
@@ -260,6 +261,10 @@ fn faults_of_a_file() {
             "2:15 ledger.url must name an SQLite file; sqlite://data/stagehook.db",
         ],
     );
+    expect("ledger: {retain: 3m}\n", &[], &["1:10 ledger.retain must be at least 1d: what is pruned is gone; 30d, or"]);
+    expect("ledger: {retain: 90}\n", &[], &["1:18 retain is a length of time, and \"90\" has no unit"]);
+    assert_eq!(good("ledger: {retain: 90d}\n", &[]).ledger.retain, Some(Span::from_secs(90 * 86_400)));
+    assert_eq!(good("", &[("STAGEHOOK_LEDGER__RETAIN", "1d")]).ledger.retain, Some(Span::from_secs(86_400)));
     expect("log: {level: warning}\n", &[], &["1:7 log.level is not understood: \"warning\" is no level; it is error,"]);
     expect("log: {level: 'info,inof'}\n", &[], &["1:7 log.level is not understood: \"inof\" is no level"]);
     assert_eq!(good("log: {level: 'WARN,stagehook::engine=debug'}\n", &[]).log.level, "WARN,stagehook::engine=debug");

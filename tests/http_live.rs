@@ -116,6 +116,7 @@ async fn engine(folder: &Path) -> Engine {
         queue: 1,
         signal_timeout: Span::from_secs(120),
         stale_after: Duration::from_secs(3600),
+        retain: None,
         inherited: std::env::var("PATH").map(|path| ("PATH".to_owned(), path)).into_iter().collect(),
         observer: Arc::new(|_| {}),
         reporter: None,

@@ -13,12 +13,13 @@ use stagehook::domain::loadtester::{Gate, Gates};
 use stagehook::domain::names::{Revision, Source, StreamId};
 use stagehook::domain::pipeline::PipelineHash;
 use stagehook::domain::record::{
-    About, Actor, Alias, CallKey, Ending, Event, Fact, Outcome, OutputDigest, Owner, Purpose, Record,
+    About, Actor, Alias, CallKey, EndState, Ending, Event, Fact, Outcome, OutputDigest, Owner, Purpose, Record,
 };
 use stagehook::domain::summary::{State, Summary};
 use stagehook::ledger::{Append, AppendError, Head, Kind, Ledger, LedgerError, ListQuery, head, verify};
 
-const PIPELINE: &str = r#"{"name":"podinfo"}"#;
+const PIPELINE: &str = r#"{"name":"podinfo","file":"","directory":"/","labels":{},
+    "rollback":{"order":"pipeline","onFailure":"continue"},"onSupersede":"rollback","onFailure":"wait","stages":[]}"#;
 const OUTPUT: &[u8] = b"migrated\n";
 /// SHA-256 of [`OUTPUT`].
 const OUTPUT_SHA256: &str = "b0a1de67696fb59a924cd5f5b1d51f7e5bcc1352ac47cb9866ee66689c05bb4b";
@@ -58,7 +59,7 @@ fn summary(stream: &StreamId, id: DeploymentId, opened_seq: u64, state: State, l
         reason: None,
         opened_at: at,
         updated_at: at,
-        ended_at: None,
+        ended_at: (!live).then_some(at),
         opened_seq,
         live,
     }
@@ -68,7 +69,7 @@ fn notes(stream: &StreamId, expected: u64, texts: &[&str]) -> Append {
     Append { facts: texts.iter().map(|text| note(*text)).collect(), ..Append::new(stream.clone(), expected) }
 }
 
-/// Opens deployment `n` after record `expected` and finishes a run of it: two records.
+/// Opens deployment `n` after record `expected`, and finishes a run of it, or ends it: two records.
 fn deployment(stream: &StreamId, expected: u64, n: u128, state: State, live: bool) -> Append {
     let mut ending = Ending::plain(Outcome::Succeeded, "exit code 0");
     ending.output = Some(OutputDigest { bytes: 9, kept: 9, sha256: OUTPUT_SHA256.to_owned() });
@@ -83,13 +84,22 @@ fn deployment(stream: &StreamId, expected: u64, n: u128, state: State, live: boo
         question_asked: false,
         gates: Default::default(),
     };
-    let finished = Event::StageFinished { run: run(n), ending, awaited: true };
+    let (second, runs, outputs) = match state {
+        State::Succeeded | State::RolledBack => {
+            let state = if state == State::Succeeded { EndState::Succeeded } else { EndState::RolledBack };
+            (Event::Ended { state, reason: None, skipped: Vec::new() }, Vec::new(), Vec::new())
+        }
+        _ => {
+            let finished = Event::StageFinished { run: run(n), ending, awaited: true };
+            (finished, vec![(run(n), dep(n))], vec![(run(n), OUTPUT.to_vec())])
+        }
+    };
     Append {
-        facts: vec![fact(Some(dep(n)), opened), fact(Some(dep(n)), finished)],
+        facts: vec![fact(Some(dep(n)), opened), fact(Some(dep(n)), second)],
         summaries: vec![summary(stream, dep(n), expected + 1, state, live)],
         pipelines: vec![(PipelineHash::of(PIPELINE), PIPELINE.to_owned())],
-        runs: vec![(run(n), dep(n))],
-        outputs: vec![(run(n), OUTPUT.to_vec())],
+        runs,
+        outputs,
         ..Append::new(stream.clone(), expected)
     }
 }
@@ -174,7 +184,7 @@ async fn what_is_appended_is_there_after_a_restart() {
     assert_eq!(ledger.live().await.unwrap(), [(a.clone(), dep(1))]);
     assert_eq!(ledger.sources_of(&a.application).await.unwrap(), [Source::Flagger]);
     assert_eq!(ledger.summary(dep(1)).await.unwrap(), Some(summary(&a, dep(1), 1, State::Progressing, true)));
-    let stored = ledger.records(dep(1)).await.unwrap();
+    let stored = ledger.records(dep(1), 0, 10).await.unwrap();
     assert_eq!(stored[1].prev, stored[0].hash);
     let (found, of_deployment) = ledger.load_deployment(dep(1)).await.unwrap().unwrap();
     assert_eq!((found, of_deployment.records), (a, written));
@@ -365,7 +375,10 @@ async fn verify_names_what_was_done() {
             "INSERT INTO runs SELECT 'run_00000000000000000000000063', deployment, 1 FROM runs",
             &[(Kind::Projection, None)],
         ),
-        ("INSERT INTO checkpoints VALUES (1, 9223372036854775807, '', '')", &[(Kind::Changed, Some(1))]),
+        (
+            "INSERT INTO checkpoints VALUES (1, 9223372036854775807, '', '', 9223372036854775807)",
+            &[(Kind::Changed, Some(1))],
+        ),
     ];
     for (sql, expected) in cases {
         let (place, _) = filled().await;
@@ -447,10 +460,11 @@ async fn a_first_record_beyond_one_needs_a_checkpoint() {
     let (place, earlier) = filled().await;
     tamper(
         &place.path,
-        "INSERT INTO checkpoints SELECT stream_id, seq, hash, at FROM records WHERE seq = 2;
+        "INSERT INTO checkpoints SELECT stream_id, seq, hash, at, seq FROM records WHERE seq = 2;
          DELETE FROM deployments; DELETE FROM runs; DELETE FROM outputs; DELETE FROM aliases; DELETE FROM records WHERE seq <= 2",
     );
-    assert_eq!(kinds(&place.path, Some(&earlier)), []);
+    // It links, but no pruning takes a stream's last deployment.
+    assert_eq!(kinds(&place.path, Some(&earlier)), [(Kind::Missing, None)]);
     tamper(&place.path, "DELETE FROM checkpoints");
     assert_eq!(kinds(&place.path, None), [(Kind::Missing, Some(3))]);
 }

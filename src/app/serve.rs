@@ -193,6 +193,7 @@ fn engine_settings(settings: &Settings, environment: &Environment, metrics: &Arc
         queue: execution.queue,
         signal_timeout: settings.rollback.signal_timeout,
         stale_after: settings.stale_after.0,
+        retain: settings.ledger.retain.map(|retain| retain.0),
         inherited,
         observer: Arc::new(move |ended| metrics.run_ended(ended.is_rollback, ended.outcome, ended.took)),
         reporter: None,

@@ -27,6 +27,13 @@ pub(super) fn verify(
         for finding in &report.findings {
             out.line(escape(&finding.to_string()))?;
         }
+        if let [first, ..] = report.not_compared.as_slice() {
+            let streams = count(report.not_compared.len() as u64, "stream");
+            out.line(escape(&format!(
+                "not compared with the earlier head, whose record was pruned since: {streams} ({first}{})",
+                if report.not_compared.len() > 1 { ", …" } else { "" }
+            )))?;
+        }
         let found = if report.is_sound() { "sound".to_owned() } else { count(report.findings.len() as u64, "finding") };
         out.line(format!(
             "{found}: {} in {}, {}, {} ({})",

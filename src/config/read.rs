@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::domain::names::Source;
 
@@ -78,6 +79,9 @@ const COMMANDS: Shape = Map(&[
     ("allow", List),
 ]);
 
+/// A day: of less, somebody has mistaken a unit, and history is gone before he sees it.
+const SHORTEST_RETAIN: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Every setting, for the variables.
 pub(super) const SHAPE: Shape = Map(&[
     (
@@ -95,7 +99,7 @@ pub(super) const SHAPE: Shape = Map(&[
             ("tls", TLS),
         ]),
     ),
-    ("ledger", Map(&[("url", Leaf)])),
+    ("ledger", Map(&[("url", Leaf), ("retain", Leaf)])),
     ("pipelines", Leaf),
     ("staleAfter", Leaf),
     ("rollback", Map(&[("signalTimeout", Leaf)])),
@@ -315,6 +319,8 @@ fn public_url(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<O
 }
 
 fn ledger(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Ledger, Place)> {
+    let retain_at = fields.place("retain");
+    let retain = fields.span("retain", faults);
     let node = fields.get("url");
     let url = required(fields, "url", faults, Fields::text)?;
     let at = node.map_or_else(|| fields.at.clone(), |node| node.at.clone());
@@ -325,7 +331,12 @@ fn ledger(fields: &mut Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<(Ledg
         return None;
     };
     let path = at.origin.base.join(path);
-    Some((Ledger { url: url.to_owned(), path }, at))
+    if retain.is_some_and(|retain| retain.0 < SHORTEST_RETAIN) {
+        let fault = Diagnostic::error(&retain_at, "ledger.retain must be at least 1d: what is pruned is gone");
+        faults.push(fault.hint("30d, or 3months; `m` is minutes"));
+        return None;
+    }
+    Some((Ledger { url: url.to_owned(), path, retain }, at))
 }
 
 fn path(fields: &mut Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic>) -> Option<PathBuf> {

@@ -89,6 +89,8 @@ pub struct Ledger {
     pub url: String,
     /// The database file that it names.
     pub path: PathBuf,
+    /// How long ago a deployment must have ended to be removed; none: nothing is.
+    pub retain: Option<Span>,
 }
 
 /// `rollback`.

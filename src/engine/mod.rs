@@ -11,6 +11,7 @@ mod job;
 mod load;
 mod recovery;
 pub mod report;
+mod retention;
 mod runs;
 mod slots;
 mod stale;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub signal_timeout: Span,
     /// After how long without a call a deployment is reported as stale.
     pub stale_after: Duration,
+    /// How long ago a deployment must have ended to be pruned; none: never.
+    pub retain: Option<Duration>,
     /// The variables of the service's own environment that scripts inherit, with their values.
     pub inherited: Vec<(String, String)>,
     /// Told of the end of every run, once it is durable.
@@ -122,6 +125,8 @@ pub struct Gauges {
     pub live_deployments: usize,
     /// Those of them that nobody has called about for `staleAfter`.
     pub stale_deployments: usize,
+    /// How many deployments were pruned since the start.
+    pub pruned_deployments: u64,
 }
 
 /// The engine. A cheap handle.
@@ -145,6 +150,7 @@ struct Inner {
     /// How many runs have no finish record yet: what a drain waits for.
     unfinished: watch::Sender<usize>,
     stale: std::sync::atomic::AtomicUsize,
+    pruned: std::sync::atomic::AtomicU64,
 }
 
 impl Engine {
@@ -175,9 +181,11 @@ impl Engine {
             draining: AtomicBool::new(false),
             unfinished: watch::Sender::new(0),
             stale: std::sync::atomic::AtomicUsize::new(0),
+            pruned: std::sync::atomic::AtomicU64::new(0),
         }));
         engine.recover().await?;
         engine.watch_for_stale();
+        engine.watch_retention();
         Ok(engine)
     }
 
@@ -256,7 +264,8 @@ impl Engine {
         let (running, queued) = self.0.slots.usage();
         let (held_calls, live_deployments) = self.0.applications.count();
         let stale_deployments = self.0.stale.load(Ordering::Relaxed);
-        Gauges { running, queued, held_calls, live_deployments, stale_deployments }
+        let pruned_deployments = self.0.pruned.load(Ordering::Relaxed);
+        Gauges { running, queued, held_calls, live_deployments, stale_deployments, pruned_deployments }
     }
 
     /// The stream that a call is decided in: a rollback may name a deployment of another source.

@@ -1,7 +1,10 @@
 //! Moments that can't be brought about from outside: a commit in doubt, another writer in between. No script runs
 //! here: what stages have done is written into the ledger beside the engine.
 
+mod retention;
+
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +14,12 @@ use tokio::sync::watch;
 use super::load::fold;
 use super::{Engine, Settings, Told, clock};
 use crate::config::catalog::Catalog;
-use crate::domain::call::{Call, Command, Says, Tells, Verdict, WaitKey};
+use crate::domain::call::{Call, Command, Operation, Reply, Says, Tells, Verdict, WaitKey};
 use crate::domain::hook::Hook;
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::{Revision, Source, StreamId};
 use crate::domain::pipeline::Pipeline;
-use crate::domain::record::{About, Actor, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose};
+use crate::domain::record::{About, Actor, EndState, Ending, Event, Fact, Outcome, Owner, Payload, Purpose, Reason};
 use crate::domain::sample;
 use crate::domain::span::Span;
 use crate::domain::state::Stream;
@@ -32,28 +35,7 @@ struct Lab {
 impl Lab {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open_waiting(&folder.path().join("ledger.db"), Duration::from_millis(20)).unwrap();
-        let executor = Executor::new(
-            executor::Settings {
-                supervisor: "/proc/self/exe".into(),
-                work_dir: folder.path().join("work"),
-                kill_grace: Duration::from_secs(1),
-                output_limit: 1000,
-            },
-            Arc::new(clock::now),
-        );
-        let settings = Settings {
-            max_concurrent: 1,
-            queue: 1,
-            signal_timeout: Span::from_secs(120),
-            stale_after: Duration::from_secs(3600),
-            inherited: Vec::new(),
-            observer: Arc::new(|_| {}),
-            reporter: None,
-            owner: owner(),
-        };
-        let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
-        Self { engine: Engine::start(settings, ledger, executor, catalog).await.unwrap(), folder }
+        Self { engine: start(folder.path(), settings()).await, folder }
     }
 
     /// The whole stream, as the ledger has it.
@@ -89,6 +71,35 @@ impl Lab {
         let call = Call::new(Source::Generic, hook, says, Payload::default(), About::default());
         self.engine.call(stream(), call, Actor("generic".into()), None).await
     }
+}
+
+fn settings() -> Settings {
+    Settings {
+        max_concurrent: 1,
+        queue: 1,
+        signal_timeout: Span::from_secs(120),
+        stale_after: Duration::from_secs(3600),
+        retain: None,
+        inherited: Vec::new(),
+        observer: Arc::new(|_| {}),
+        reporter: None,
+        owner: owner(),
+    }
+}
+
+async fn start(folder: &Path, settings: Settings) -> Engine {
+    let ledger = Ledger::open_waiting(&folder.join("ledger.db"), Duration::from_millis(20)).unwrap();
+    let executor = Executor::new(
+        executor::Settings {
+            supervisor: "/proc/self/exe".into(),
+            work_dir: folder.join("work"),
+            kill_grace: Duration::from_secs(1),
+            output_limit: 1000,
+        },
+        Arc::new(clock::now),
+    );
+    let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
+    Engine::start(settings, ledger, executor, catalog).await.unwrap()
 }
 
 fn stream() -> StreamId {

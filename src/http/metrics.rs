@@ -42,6 +42,7 @@ pub struct Metrics {
     runs: Family<RunLabels, Counter>,
     run_seconds: Family<PurposeLabels, Histogram, Buckets>,
     deployments: Family<StateLabels, Number>,
+    pruned: Counter,
     running: Number,
     queued: Number,
     held_calls: Number,
@@ -128,6 +129,8 @@ impl Default for Metrics {
         registry.register_with_unit("run_duration", help, Unit::Seconds, run_seconds.clone());
         let deployments = Family::default();
         registry.register("deployments", "Deployments in the ledger", deployments.clone());
+        let pruned = Counter::default();
+        registry.register("deployments_pruned", "Deployments that ledger.retain has removed", pruned.clone());
         let mut number = |name: &'static str, help: &'static str| {
             let gauge = Number::default();
             registry.register(name, help, gauge.clone());
@@ -156,6 +159,7 @@ impl Default for Metrics {
             runs,
             run_seconds,
             deployments,
+            pruned,
             running,
             queued,
             held_calls,
@@ -213,6 +217,8 @@ impl Metrics {
         self.draining.set(u64::from(draining));
         self.ledger_writable.set(u64::from(ledger.writable));
         self.ledger_damaged.set(u64::from(ledger.damaged));
+        // The engine counts; it never counts down.
+        self.pruned.inner().store(gauges.pruned_deployments, std::sync::atomic::Ordering::Relaxed);
         for (state, count) in counts {
             self.deployments.get_or_create(&StateLabels { state: state.as_str() }).set(*count);
         }
@@ -259,7 +265,7 @@ mod tests {
         metrics.cut("idle");
         metrics.run_ended(true, Outcome::TimedOut, Duration::from_secs(2));
         metrics.pipelines_reloaded(false);
-        let gauges = Gauges { queued: 3, ..Gauges::default() };
+        let gauges = Gauges { queued: 3, pruned_deployments: 4, ..Gauges::default() };
         let ledger = LedgerState { writable: false, damaged: true };
         let text = metrics.scrape(gauges, 7, true, ledger, &[(summary::State::Succeeded, 5)]).unwrap();
         for line in [
@@ -273,6 +279,7 @@ mod tests {
             r#"stagehook_connections_cut_total{why="idle"} 1"#,
             "stagehook_connections 7",
             "stagehook_queued_scripts 3",
+            "stagehook_deployments_pruned_total 4",
             "stagehook_draining 1",
             "stagehook_pipelines_last_reload_successful 0",
             "stagehook_ledger_writable 0",

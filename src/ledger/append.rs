@@ -4,12 +4,12 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::chain;
 use super::rows::{self, to_sql};
+use super::{chain, prune};
 use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::names::StreamId;
 use crate::domain::pipeline::PipelineHash;
-use crate::domain::record::{Fact, Record};
+use crate::domain::record::{Event, Fact, Record};
 use crate::domain::summary::Summary;
 
 /// One decision's facts and what is derived from them, written all or not at all.
@@ -104,7 +104,10 @@ pub(super) fn apply(connection: &Connection, append: Append) -> Result<Vec<Recor
         None => insert_stream(connection, &append.stream)?,
     };
 
+    prune::guard(connection, stream_id, &append, seq)?;
+
     let mut records = Vec::with_capacity(append.facts.len());
+    let mut pinned = Vec::new();
     {
         let mut insert = connection.prepare_cached(
             "INSERT INTO records (stream_id, seq, deployment, at, prev, hash, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -131,6 +134,9 @@ pub(super) fn apply(connection: &Connection, append: Append) -> Result<Vec<Recor
                     )?
                     .execute(params![stream_id, alias.to_string(), id.to_string()])?;
             }
+            if let Event::Opened { pipeline, .. } = &fact.event {
+                pinned.push(pipeline.to_string());
+            }
             records.push(Record { seq, fact });
         }
     }
@@ -147,6 +153,9 @@ pub(super) fn apply(connection: &Connection, append: Append) -> Result<Vec<Recor
         connection
             .prepare_cached("INSERT INTO pipelines (hash, json) VALUES (?1, ?2) ON CONFLICT (hash) DO NOTHING")?
             .execute(params![hash.to_string(), json])?;
+    }
+    for hash in pinned {
+        connection.prepare_cached("UPDATE pipelines SET pins = pins + 1 WHERE hash = ?1")?.execute([hash])?;
     }
     for (run, deployment) in &append.runs {
         connection

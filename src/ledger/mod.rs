@@ -2,13 +2,14 @@
 //!
 //! It numbers records without gaps, links each to the one before by its hash, and says yes only when they are on
 //! the disk. It knows no rule of a deployment: what a fact means is the domain's business, when to write one the
-//! engine's. It has no cache, so nothing here can be stale, and no pruning yet: `checkpoints` is its place.
+//! engine's. It has no cache, so nothing here can be stale.
 //!
 //! - [`Ledger`]: the handle of the running service: `append`, and the reads.
 //! - [`verify`], [`head()`] and [`backup()`]: proofs over a file and copies of it, with or without a service on it.
 //!
 //! In it: `file` (folder, lock, connections), `schema` (tables), `append` (one append in a transaction), `writer`
-//! (the thread that commits), `condition` (damage, and the last fault), `readers`, `read` and `list` (the pool and its queries), `chain` (the hash), `rows`.
+//! (the thread that commits), `condition` (damage, and the last fault), `readers`, `read` and `list` (the pool and its
+//! queries), `prune` (what goes again), `chain` (the hash), `rows`.
 
 mod append;
 mod backup;
@@ -16,15 +17,23 @@ mod chain;
 mod condition;
 mod error;
 mod file;
+#[cfg(test)]
+#[expect(dead_code, reason = "others use more of it")]
+mod filler;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod head;
 mod list;
+#[cfg(test)]
+mod plans;
+mod prune;
 mod read;
 mod readers;
 mod rows;
 mod schema;
 mod verify;
+#[cfg(test)]
+mod work;
 mod writer;
 
 use std::fs::File;
@@ -32,6 +41,8 @@ use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use self::condition::Condition;
 use crate::domain::ids::{DeploymentId, RunId};
@@ -45,6 +56,7 @@ pub use error::LedgerError;
 pub use file::path_of_url;
 pub use head::{Head, StreamHead, head};
 pub use list::{ListQuery, MAX_PAGE, Page};
+pub use prune::{Cut, Front, Group, Prunable, Pruned, Step, StreamKey};
 pub use read::{Loaded, StoredRecord};
 pub use verify::{Finding, Kind, Report, VerifyError, verify};
 
@@ -89,6 +101,35 @@ impl Ledger {
     pub fn append(&self, append: Append) -> impl Future<Output = Result<Vec<Record>, AppendError>> + Send + use<> {
         let outcome = self.inner.writer.append(append);
         async move { outcome.await.unwrap_or_else(|_| Err(gone())) }
+    }
+
+    /// Takes one step of pruning, in a transaction of its own, after the appends that are queued. `Conflict` where the
+    /// stream was touched since it was looked at: look again.
+    pub fn prune(&self, step: Step) -> impl Future<Output = Result<Pruned, AppendError>> + Send + use<> {
+        let outcome = self.inner.writer.prune(step);
+        async move { outcome.await.unwrap_or_else(|_| Err(gone())) }
+    }
+
+    /// The next streams after this one of which something may be prunable: the oldest deployment is not among the newest
+    /// `keep`, and over and untouched since before `before`. Without `before`: those whose pruning was cut short.
+    pub async fn prunable(
+        &self,
+        after: StreamKey,
+        keep: usize,
+        before: Option<Timestamp>,
+    ) -> Result<Prunable, LedgerError> {
+        self.inner.readers.read(move |connection| prune::prunable(connection, after, keep, before)).await
+    }
+
+    /// What may go from the front of a stream; at most `limit` deployments are looked at.
+    pub async fn front(
+        &self,
+        stream: StreamKey,
+        keep: usize,
+        before: Timestamp,
+        limit: usize,
+    ) -> Result<Front, LedgerError> {
+        self.inner.readers.read(move |connection| prune::front(connection, stream, keep, before, limit)).await
     }
 
     /// Tries a real write transaction; the error says what is wrong in one line.
@@ -143,9 +184,10 @@ impl Ledger {
         self.inner.readers.read(move |connection| read::known_by(connection, &stream, &alias)).await
     }
 
-    /// One deployment's records with their hashes; none where there is no such deployment.
-    pub async fn records(&self, id: DeploymentId) -> Result<Vec<StoredRecord>, LedgerError> {
-        self.inner.readers.read(move |connection| read::records(connection, id)).await
+    /// One deployment's records with their hashes, at most `limit` of those after record `after`; none where there is no
+    /// such deployment.
+    pub async fn records(&self, id: DeploymentId, after: u64, limit: usize) -> Result<Vec<StoredRecord>, LedgerError> {
+        self.inner.readers.read(move |connection| read::records(connection, id, after, limit)).await
     }
 
     /// Where a run belongs.

@@ -131,7 +131,8 @@ pub(super) fn load_deployment(
     let found: Option<(String, String, i64)> = connection
         .prepare_cached(
             "SELECT s.source, s.application, s.head_seq
-             FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.id = ?1",
+             FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.id = ?1
+             AND NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.stream_id = d.stream_id AND c.until >= d.opened_seq)",
         )?
         .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
@@ -177,10 +178,19 @@ pub(super) fn known_by(
     found.map(|id| rows::parse("deployment id", &id)).transpose()
 }
 
-pub(super) fn records(connection: &Connection, id: DeploymentId) -> Result<Vec<StoredRecord>, LedgerError> {
-    let mut statement =
-        connection.prepare_cached("SELECT seq, body, prev, hash FROM records WHERE deployment = ?1 ORDER BY seq")?;
-    let mut found = statement.query([id.to_string()])?;
+pub(super) fn records(
+    connection: &Connection,
+    id: DeploymentId,
+    after: u64,
+    limit: usize,
+) -> Result<Vec<StoredRecord>, LedgerError> {
+    // What is being pruned is gone, although some of it is still there.
+    let mut statement = connection.prepare_cached(
+        "SELECT r.seq, r.body, r.prev, r.hash FROM records r WHERE r.deployment = ?1 AND r.seq > ?2
+         AND NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.stream_id = r.stream_id AND c.until >= r.seq)
+         ORDER BY r.seq LIMIT ?3",
+    )?;
+    let mut found = statement.query(params![id.to_string(), rows::to_sql(after), rows::to_sql(limit as u64)])?;
     let mut records = Vec::new();
     while let Some(row) = found.next()? {
         let record = rows::record(row.get(0)?, row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?;
@@ -210,9 +220,11 @@ pub(super) fn output(connection: &Connection, run: RunId) -> Result<Option<Vec<u
 }
 
 pub(super) fn live(connection: &Connection) -> Result<Vec<(StreamId, DeploymentId)>, LedgerError> {
+    // By its index, which it is told to use: for the order SQLite would rather walk all deployments there are.
     let mut statement = connection.prepare_cached(
         "SELECT s.source, s.application, d.id
-         FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.live = 1 ORDER BY d.id",
+         FROM deployments d INDEXED BY deployments_live CROSS JOIN streams s ON s.id = d.stream_id
+         WHERE d.live = 1 ORDER BY d.id",
     )?;
     let mut found = statement.query([])?;
     let mut live = Vec::new();

@@ -11,7 +11,7 @@ use super::error::LedgerError;
 use crate::failpoint::{self, Point};
 
 /// Step N brings a file from version N to N + 1; the version is SQLite's `user_version`.
-const STEPS: &[&str] = &[include_str!("migrations/0001_records.sql")];
+const STEPS: &[&str] = &[include_str!("migrations/0001_records.sql"), include_str!("migrations/0002_pruning.sql")];
 
 /// Brings the file to this version's tables, all steps in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {

@@ -17,6 +17,7 @@ use super::append::{Append, AppendError, Refusal, apply};
 use super::condition::{Condition, is_damage};
 use super::error::{LedgerError, explain};
 use super::file::{self, Identity};
+use super::prune::{self, Pruned, Step};
 use crate::domain::record::Record;
 use crate::failpoint::{self, Point};
 
@@ -61,6 +62,13 @@ impl Writer {
         outcome
     }
 
+    /// Queues a step of pruning.
+    pub(super) fn prune(&self, step: Step) -> Answer<Pruned> {
+        let (answer, outcome) = oneshot::channel();
+        self.queue(Job::Prune(step, answer));
+        outcome
+    }
+
     /// Queues a write that changes nothing that matters.
     pub(super) fn probe(&self) -> Answer<()> {
         let (answer, outcome) = oneshot::channel();
@@ -94,6 +102,7 @@ impl Drop for Writer {
 enum Job {
     Append(Box<Append>, oneshot::Sender<Result<Vec<Record>, AppendError>>),
     Probe(oneshot::Sender<Result<(), AppendError>>),
+    Prune(Step, oneshot::Sender<Result<Pruned, AppendError>>),
 }
 
 impl Job {
@@ -102,6 +111,7 @@ impl Job {
         match self {
             Self::Append(_, answer) => drop(answer.send(Err(error))),
             Self::Probe(answer) => drop(answer.send(Err(error))),
+            Self::Prune(_, answer) => drop(answer.send(Err(error))),
         }
     }
 }
@@ -110,6 +120,7 @@ impl Job {
 enum Written {
     Append(oneshot::Sender<Result<Vec<Record>, AppendError>>, Result<Vec<Record>, AppendError>),
     Probe(oneshot::Sender<Result<(), AppendError>>),
+    Prune(oneshot::Sender<Result<Pruned, AppendError>>, Result<Pruned, AppendError>),
 }
 
 impl Written {
@@ -117,6 +128,7 @@ impl Written {
         match self {
             Self::Append(answer, outcome) => drop(answer.send(outcome)),
             Self::Probe(answer) => drop(answer.send(Ok(()))),
+            Self::Prune(answer, outcome) => drop(answer.send(outcome)),
         }
     }
 
@@ -125,11 +137,12 @@ impl Written {
         match self {
             Self::Append(answer, _) => drop(answer.send(Err(error))),
             Self::Probe(answer) => drop(answer.send(Err(error))),
+            Self::Prune(answer, _) => drop(answer.send(Err(error))),
         }
     }
 
     fn changes(&self) -> bool {
-        !matches!(self, Self::Append(_, Err(_)))
+        !matches!(self, Self::Append(_, Err(_)) | Self::Prune(_, Err(_)))
     }
 }
 
@@ -154,7 +167,13 @@ impl Work {
             let mut jobs = Vec::with_capacity(8);
             jobs.push(first);
             jobs.extend(queue.try_iter().take(BATCH - 1));
-            self.commit(jobs);
+            // A step of pruning is nobody's call: it waits for those that are queued with it, and its failure, or its
+            // pages on a full disk, must not be theirs.
+            let (steps, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| matches!(job, Job::Prune(..)));
+            if !jobs.is_empty() {
+                self.commit(jobs);
+            }
+            steps.into_iter().for_each(|step| self.commit(vec![step]));
         }
     }
 
@@ -312,9 +331,13 @@ fn commit(connection: &Connection) -> rusqlite::Result<()> {
 /// Writes one job behind a savepoint, so that its refusal undoes nothing of the others in the transaction.
 fn write(connection: &Connection, job: Job) -> Result<Written, (Written, Fault)> {
     match job {
-        Job::Append(append, answer) => match write_append(connection, *append) {
+        Job::Append(append, answer) => match guarded(connection, |connection| apply(connection, *append)) {
             Ok(outcome) => Ok(Written::Append(answer, outcome)),
             Err(error) => Err((Written::Append(answer, Ok(Vec::new())), error)),
+        },
+        Job::Prune(step, answer) => match guarded(connection, |connection| prune::step(connection, &step)) {
+            Ok(outcome) => Ok(Written::Prune(answer, outcome)),
+            Err(error) => Err((Written::Prune(answer, Ok(Pruned::default())), error)),
         },
         Job::Probe(answer) => {
             failpoint::hit(Point::ProbeBefore);
@@ -328,15 +351,18 @@ fn write(connection: &Connection, job: Job) -> Result<Written, (Written, Fault)>
     }
 }
 
-fn write_append(connection: &Connection, append: Append) -> Result<Result<Vec<Record>, AppendError>, Fault> {
-    connection.execute_batch("SAVEPOINT append")?;
-    match apply(connection, append) {
-        Ok(records) => {
-            connection.execute_batch("RELEASE append")?;
-            Ok(Ok(records))
+fn guarded<T>(
+    connection: &Connection,
+    write: impl FnOnce(&Connection) -> Result<T, Refusal>,
+) -> Result<Result<T, AppendError>, Fault> {
+    connection.execute_batch("SAVEPOINT job")?;
+    match write(connection) {
+        Ok(written) => {
+            connection.execute_batch("RELEASE job")?;
+            Ok(Ok(written))
         }
         Err(Refusal::Alone(error)) => {
-            connection.execute_batch("ROLLBACK TO append; RELEASE append")?;
+            connection.execute_batch("ROLLBACK TO job; RELEASE job")?;
             Ok(Err(error))
         }
         Err(Refusal::Transaction(error)) => Err(error.into()),

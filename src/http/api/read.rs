@@ -19,6 +19,8 @@ use crate::ledger::ListQuery;
 
 const DEFAULT_LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
+/// Of a deployment's records; without a `limit`, too: few have so many.
+const MAX_RECORDS: usize = 1000;
 
 /// `GET /api/v1/deployments`.
 pub async fn list(_: Reader, Shared(state): Shared<State>, uri: Uri) -> Result {
@@ -35,12 +37,16 @@ fn query(params: &Params) -> Result<ListQuery> {
             format!("{} is none of {}", Shown(text), known.join(", "))
         })
     })?;
-    let limit = params.parsed("limit", |text| match text.parse() {
-        Ok(limit) if (1..=MAX_LIMIT).contains(&limit) => Ok(limit),
-        _ => Err(format!("{} is no number from 1 to {MAX_LIMIT}", Shown(text))),
-    })?;
+    let limit = limit(params, MAX_LIMIT)?;
     let cursor = params.parsed("cursor", |text| text.parse::<DeploymentId>())?;
     Ok(ListQuery { application, state, limit: limit.unwrap_or(DEFAULT_LIMIT), cursor })
+}
+
+fn limit(params: &Params, most: usize) -> Result<Option<usize>> {
+    params.parsed("limit", |text| match text.parse() {
+        Ok(limit) if (1..=most).contains(&limit) => Ok(limit),
+        _ => Err(format!("{} is no number from 1 to {most}", Shown(text))),
+    })
 }
 
 /// `GET /api/v1/deployments/{id}`.
@@ -50,13 +56,23 @@ pub async fn deployment(_: Reader, Shared(state): Shared<State>, part: Part) -> 
 }
 
 /// `GET /api/v1/deployments/{id}/records`.
-pub async fn records(_: Reader, Shared(state): Shared<State>, part: Part) -> Result {
+pub async fn records(_: Reader, Shared(state): Shared<State>, part: Part, uri: Uri) -> Result {
     let id = id(part)?;
-    let records = state.engine.ledger().records(id).await.map_err(unreadable)?;
-    if records.is_empty() {
+    let params = Params::of(&uri)?;
+    let limit = limit(&params, MAX_RECORDS)?.unwrap_or(MAX_RECORDS);
+    let cursor = params
+        .parsed("cursor", |text| text.parse::<u64>().map_err(|_| format!("{} is no record's number", Shown(text))))?;
+    // One more than is wanted tells whether there is a next page.
+    let ledger = state.engine.ledger();
+    let mut records = ledger.records(id, cursor.unwrap_or(0), limit + 1).await.map_err(unreadable)?;
+    let more = records.len() > limit;
+    records.truncate(limit);
+    // After the last one there is nothing, and that is no reason to deny the deployment.
+    if records.is_empty() && (cursor.is_none() || ledger.summary(id).await.map_err(unreadable)?.is_none()) {
         return Err(no_deployment(id));
     }
-    Ok(Json(json!({"records": records})).into_response())
+    let next = records.last().filter(|_| more).map(|stored| stored.record.seq);
+    Ok(Json(json!({"records": records, "next": next})).into_response())
 }
 
 /// `GET /api/v1/runs/{id}`.

@@ -66,6 +66,36 @@ async fn a_deployment_is_shown_whole() {
 }
 
 #[tokio::test]
+async fn records_come_in_pages_that_meet() {
+    let site = Site::new().await;
+    let path = format!("/api/v1/deployments/{DEPLOYMENT}/records");
+    let whole = site.get(&path).await.json();
+    let all = whole["records"].as_array().unwrap();
+    assert!(all.len() > 2 && whole["next"].is_null(), "{whole}");
+    let (mut seen, mut next) = (Vec::new(), serde_json::json!(0));
+    while !next.is_null() {
+        let page = site.get(&format!("{path}?limit=2&cursor={next}")).await.json();
+        assert!(page["records"].as_array().unwrap().len() <= 2, "{page}");
+        seen.extend(page["records"].as_array().unwrap().clone());
+        next = page["next"].clone();
+    }
+    assert_eq!(&seen, all);
+    let after = site.get(&format!("{path}?cursor=99")).await.json();
+    assert_eq!(after, serde_json::json!({"records": [], "next": null}));
+    let none = "/api/v1/deployments/dep_00000000000000000000000009/records?cursor=99";
+    assert!(site.get(none).await.problem(404).contains("there is no deployment"));
+    for (query, said) in [
+        ("limit=1001", "is no number from 1 to 1000"),
+        ("limit=0", "is no number from 1 to 1000"),
+        ("cursor=x", "\"x\" is no record's number"),
+        ("cursor=-1", "is no record's number"),
+    ] {
+        let detail = site.get(&format!("{path}?{query}")).await.problem(400);
+        assert!(detail.contains(said), "{query}: {detail}");
+    }
+}
+
+#[tokio::test]
 async fn records_show_their_chain() {
     let site = Site::new().await;
     let records = site.get(&format!("/api/v1/deployments/{DEPLOYMENT}/records")).await.json();

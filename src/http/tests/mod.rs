@@ -77,6 +77,7 @@ impl Site {
             queue: 1,
             signal_timeout: Span::from_secs(120),
             stale_after: Duration::from_secs(3600),
+            retain: None,
             inherited: Vec::new(),
             observer: Arc::new(|_| {}),
             reporter: None,

@@ -2,10 +2,11 @@
 //!
 //! It opens the file on its own, read-only, and sees one moment of it, so it works beside a running service. It
 //! repairs nothing. What it can't see: a tail that was cut together with the head that names it; for that it is
-//! given an earlier [`Head`]. And what the list of deployments says of their states, revisions and ends: that would take
-//! a fold of every stream, and the list is compared with what was opened, and where, alone.
+//! given an earlier [`Head`], which tells nothing of a stream of which that record was pruned since. It holds little at a
+//! time, however large the ledger: one record, and the deployments that are folded at that point of one stream.
 
 mod content;
+mod listing;
 mod pages;
 mod stream;
 
@@ -33,6 +34,11 @@ pub struct Report {
     pub pipelines: u64,
     /// The outputs whose hash was.
     pub outputs: u64,
+    /// The streams whose front was pruned: what is left of them is proven from their checkpoint on.
+    pub pruned: u64,
+    /// The streams of the earlier head that can't be compared with it: the record that it names was pruned since.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_compared: Vec<String>,
     /// What is wrong; empty for a sound ledger.
     pub findings: Vec<Finding>,
 }
@@ -186,11 +192,11 @@ fn walk(connection: &Connection, against: Option<&Head>, report: &mut Report) ->
     let mut earlier: BTreeMap<&str, &StreamHead> =
         against.iter().flat_map(|head| &head.streams).map(|head| (head.stream.as_str(), head)).collect();
     let mut content = content::Content::default();
-    for stream in stream::all(connection)? {
+    stream::each(connection, |stream| {
         let earlier = earlier.remove(stream.name.as_str());
-        stream.walk(connection, earlier, &mut content, report)?;
         report.streams += 1;
-    }
+        stream.walk(connection, earlier, &mut content, report)
+    })?;
     for (name, head) in earlier {
         report.find(Kind::CutTail, Some(name), Some(head.seq), "the earlier head has this stream, and it is gone");
     }

@@ -4,6 +4,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::content::{At, Content, exact, lossy};
+use super::listing::Listing;
 use super::{Kind, Report};
 use crate::domain::record::Fact;
 use crate::ledger::chain;
@@ -17,6 +18,8 @@ pub(super) struct Stream {
     pub(super) name: String,
     head: Link,
     checkpoint: Option<Link>,
+    /// Up to where pruning is under way.
+    until: i64,
 }
 
 /// A record's number and hash.
@@ -36,22 +39,25 @@ struct Stored {
     body: String,
 }
 
-/// All streams, by their id.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<Stream>> {
+/// Looks at every stream, by their id.
+pub(super) fn each(
+    connection: &Connection,
+    mut look: impl FnMut(&Stream) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
     let mut statement =
         connection.prepare("SELECT id, source || ':' || application, head_seq, head_hash FROM streams ORDER BY id")?;
     let mut found = statement.query([])?;
-    let mut streams = Vec::new();
     while let Some(row) = found.next()? {
         let id: i64 = row.get(0)?;
-        let checkpoint = connection
-            .prepare_cached("SELECT seq, hash FROM checkpoints WHERE stream_id = ?1")?
-            .query_row([id], |row| Ok(Link { seq: row.get(0)?, hash: lossy(row.get_ref(1)?) }))
+        let checkpoint: Option<(Link, i64)> = connection
+            .prepare_cached("SELECT seq, hash, until FROM checkpoints WHERE stream_id = ?1")?
+            .query_row([id], |row| Ok((Link { seq: row.get(0)?, hash: lossy(row.get_ref(1)?) }, row.get(2)?)))
             .optional()?;
         let head = Link { seq: row.get(2)?, hash: lossy(row.get_ref(3)?) };
-        streams.push(Stream { id, name: lossy(row.get_ref(1)?), head, checkpoint });
+        let (checkpoint, until) = checkpoint.map_or((None, 0), |(link, until)| (Some(link), until));
+        look(&Stream { id, name: lossy(row.get_ref(1)?), head, checkpoint, until })?;
     }
-    Ok(streams)
+    Ok(())
 }
 
 /// Records whose stream is gone; foreign keys forbid it, a shell need not.
@@ -84,12 +90,18 @@ impl Stream {
         let mut last = self.checkpoint.clone().unwrap_or_else(|| Link { seq: 0, hash: hex::encode(chain::START) });
         let mut broken: Vec<Stored> = Vec::new();
         let mut last_broken = false;
-        let mut earlier_seen = earlier.is_some_and(|earlier| self.is_pruned(earlier));
+        let mut earlier_seen = earlier.is_some_and(|earlier| self.is_pruned(earlier, report));
+        let mut listing = Listing::new(self.id, &self.name, self.checkpoint.as_ref().map(|_| self.until));
+        report.pruned += u64::from(self.checkpoint.is_some());
         while let Some(row) = found.next()? {
             let stored = Stored::from(row)?;
             report.records += 1;
             let intact = stored.hash_at(&self.name, stored.seq) == stored.hash;
+            let findings = report.findings.len();
             self.place(&last, &stored, intact && !last_broken, report);
+            if !intact || report.findings.len() > findings {
+                listing.tear();
+            }
             if let Some(earlier) = earlier.filter(|earlier| as_number(stored.seq) == Some(earlier.seq)) {
                 earlier_seen = true;
                 if stored.hash != earlier.hash {
@@ -99,13 +111,14 @@ impl Stream {
             last = Link { seq: stored.seq, hash: stored.hash.clone() };
             last_broken = !intact;
             if intact {
-                self.body(connection, &stored, content, report)?;
+                self.body(connection, &stored, content, &mut listing, report)?;
             } else if broken.len() < COMPARED {
                 broken.push(stored);
             } else {
                 self.find(report, Kind::Changed, stored.seq, CHANGED);
             }
         }
+        listing.end(report);
         self.name_broken(&broken, report);
         self.end(&last, earlier.filter(|_| !earlier_seen), report);
         Ok(())
@@ -131,6 +144,7 @@ impl Stream {
         connection: &Connection,
         stored: &Stored,
         content: &mut Content,
+        listing: &mut Listing<'_>,
         report: &mut Report,
     ) -> rusqlite::Result<()> {
         let fact: Fact = match serde_json::from_str(&stored.body) {
@@ -143,6 +157,7 @@ impl Stream {
         if stored.at != fact.at.to_string() {
             let message = format!("its column at says {}, its body {}", stored.at, fact.at);
             self.find(report, Kind::Changed, stored.seq, message);
+            listing.tear();
         }
         let deployment = fact.deployment.map(|id| id.to_string());
         if stored.deployment != deployment {
@@ -153,9 +168,12 @@ impl Stream {
                 deployment.unwrap_or_else(none)
             );
             self.find(report, Kind::Changed, stored.seq, message);
+            listing.tear();
         }
         let Some(seq) = as_number(stored.seq) else { return Ok(()) };
-        content.of(connection, &At { stream_id: self.id, stream: &self.name, seq }, &fact, report)
+        let at = At { stream_id: self.id, stream: &self.name, seq };
+        let pipeline = content.of(connection, &at, &fact, report)?;
+        listing.take(connection, &at, &fact, pipeline, content, report)
     }
 
     /// Tells a record in another's place from one that was changed.
@@ -199,11 +217,15 @@ impl Stream {
     }
 
     /// Whether the earlier head's record went with the pruned front, where only the very last can be compared.
-    fn is_pruned(&self, earlier: &StreamHead) -> bool {
-        self.checkpoint.as_ref().is_some_and(|checkpoint| match as_number(checkpoint.seq) {
-            Some(seq) => earlier.seq < seq || (earlier.seq == seq && earlier.hash == checkpoint.hash),
-            None => false,
-        })
+    fn is_pruned(&self, earlier: &StreamHead, report: &mut Report) -> bool {
+        let Some(checkpoint) = &self.checkpoint else { return false };
+        let Some(seq) = as_number(checkpoint.seq).filter(|seq| earlier.seq <= *seq) else { return false };
+        if earlier.seq < seq {
+            report.not_compared.push(self.name.clone());
+        } else if earlier.hash != checkpoint.hash {
+            self.find(report, Kind::Changed, checkpoint.seq, "the checkpoint is not the record of the earlier head");
+        }
+        true
     }
 
     fn find(&self, report: &mut Report, kind: Kind, seq: i64, message: impl Into<String>) {
