@@ -106,6 +106,7 @@ async fn run(executor: &Executor) {
         shell: vec!["/bin/sh".into(), "-c".into()],
         commands: vec![":".into()],
         env: Vec::new(),
+        not_told: Vec::new(),
         directory: "/".into(),
         timeout: Duration::from_secs(60),
         retries: 0,

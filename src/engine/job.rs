@@ -20,7 +20,7 @@ pub fn of(inherited: &[(String, String)], stream: &Stream, run: RunId) -> Option
     };
     let forward = run.is_rollback().then(|| deployment.last_forward(&run.stage)).flatten();
     let payload = payload(deployment, run, forward.map(AsRef::as_ref));
-    let env = environment::environment(&Facts {
+    let variables = environment::environment(&Facts {
         inherited,
         deployment: deployment.id,
         application: &stream.id.application,
@@ -43,7 +43,8 @@ pub fn of(inherited: &[(String, String)], stream: &Stream, run: RunId) -> Option
         run: run.id,
         shell: script.shell.clone(),
         commands: if undoes { script.on_rollback.clone() } else { script.run.clone() },
-        env,
+        env: variables.all,
+        not_told: variables.left_out,
         directory: deployment.pipeline.directory.clone(),
         timeout: script.timeout.0,
         retries: script.retries,

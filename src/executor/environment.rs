@@ -59,10 +59,25 @@ pub struct Forward {
     pub exit_code: Option<i32>,
 }
 
-/// The environment, later entries winning over earlier ones.
-pub fn environment(facts: &Facts<'_>) -> Vec<(String, EnvValue)> {
+/// Below what one variable may have with its name (Linux: 128 KiB), and what callers may take of all that a process is
+/// started with together (2 MiB, the script's own text and environment included).
+const LONGEST: usize = 127 * 1024;
+const MOST: usize = 1024 * 1024;
+
+/// The environment of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variables {
+    /// Later entries win over earlier ones.
+    pub all: Vec<(String, EnvValue)>,
+    /// Those that a rollback has to do without, since a caller's text is too long for them.
+    pub left_out: Vec<String>,
+}
+
+/// The environment.
+pub fn environment(facts: &Facts<'_>) -> Variables {
     let Facts { application, about, .. } = facts;
     let mut env = Environment(Vec::new());
+    let mut told = Environment(Vec::new());
     for (name, value) in facts.inherited {
         env.put(name.clone(), value);
     }
@@ -70,12 +85,12 @@ pub fn environment(facts: &Facts<'_>) -> Vec<(String, EnvValue)> {
     env.put("SR_APPLICATION_ID", &application.to_string());
     env.put("SR_APPLICATION_NAME", application.name.as_str());
     env.put("SR_TRIGGERED_AT", &facts.triggered_at.as_second().to_string());
-    env.put("SR_TRIGGERED_COMMIT_HASH", &about.commit_hash);
-    env.put("SR_TRIGGERED_COMMANDER", &about.commander);
-    env.put("SR_REPOSITORY_URL", &about.repository_url);
-    env.put("SR_SUMMARY", &about.summary);
+    told.put("SR_TRIGGERED_COMMIT_HASH", &about.commit_hash);
+    told.put("SR_TRIGGERED_COMMANDER", &about.commander);
+    told.put("SR_REPOSITORY_URL", &about.repository_url);
+    told.put("SR_SUMMARY", &about.summary);
     env.put("SR_IS_ROLLBACK", if facts.is_rollback { "true" } else { "false" });
-    env.put("SR_CONTEXT_RAW", &context(facts));
+    told.put("SR_CONTEXT_RAW", &context(facts));
     for (name, value) in facts.labels {
         env.put(variable("SR_LABELS_", name), value);
     }
@@ -88,15 +103,17 @@ pub fn environment(facts: &Facts<'_>) -> Vec<(String, EnvValue)> {
     env.put("STAGEHOOK_STAGE", facts.stage.as_str());
     env.put("STAGEHOOK_RUN_ID", &facts.run.to_string());
     for (name, value) in facts.metadata {
-        env.put(variable("STAGEHOOK_METADATA_", name), value);
+        told.put(variable("STAGEHOOK_METADATA_", name), value);
     }
     if let Some(forward) = facts.forward {
         env.put("STAGEHOOK_FORWARD_STATUS", forward.outcome.as_str());
         let code = forward.exit_code.map(|code| code.to_string()).unwrap_or_default();
         env.put("STAGEHOOK_FORWARD_EXIT_CODE", &code);
     }
+    let left_out = if facts.is_rollback { told.shorten() } else { Vec::new() };
+    env.0.extend(told.0);
     env.0.extend(facts.own.iter().map(|(name, value)| (name.clone(), value.clone())));
-    env.0
+    Variables { all: env.0, left_out }
 }
 
 /// A prefix and a caller's key as a valid name: upper case, `_` for what is neither letter nor digit.
@@ -128,6 +145,35 @@ impl Environment {
     fn put(&mut self, name: impl Into<String>, value: &str) {
         // No variable can hold a NUL, and a caller's text shall not keep a script from running.
         self.0.push((name.into(), EnvValue::Plain(value.replace('\0', ""))));
+    }
+
+    /// Takes out what would keep a script from being started, the longest first, and tells the names. A forward stage is
+    /// refused for such a text instead: it must not run on half of what it was told. What undoes one must run.
+    fn shorten(&mut self) -> Vec<String> {
+        let mut left_out = Vec::new();
+        loop {
+            let lengths = || self.0.iter().map(|(name, value)| name.len() + value_length(value));
+            let Some((longest, length)) = lengths().enumerate().max_by_key(|(_, length)| *length) else { break };
+            if length <= LONGEST && lengths().sum::<usize>() <= MOST {
+                break;
+            }
+            // Empty rather than unset, for scripts that stop at an unset variable; a name alone may be too long, too.
+            match &mut self.0[longest] {
+                (name, value) if value_length(value) > 0 => {
+                    left_out.push(name.clone());
+                    *value = EnvValue::Plain(String::new());
+                }
+                _ => drop(self.0.remove(longest)),
+            }
+        }
+        left_out
+    }
+}
+
+fn value_length(value: &EnvValue) -> usize {
+    match value {
+        EnvValue::Plain(text) => text.len(),
+        EnvValue::FromFile(_) | EnvValue::FromEnv(_) => 0,
     }
 }
 
@@ -162,7 +208,8 @@ mod tests {
             forward: Some(Forward { outcome: Outcome::TimedOut, exit_code: None }),
             own: &own,
         });
-        let all: BTreeMap<_, _> = env.iter().cloned().collect();
+        assert_eq!(env.left_out, [""; 0]);
+        let all: BTreeMap<_, _> = env.all.iter().cloned().collect();
         let plain = |name: &str| match &all[name] {
             EnvValue::Plain(text) => text.clone(),
             EnvValue::FromFile(_) | EnvValue::FromEnv(_) => panic!("{name} is a reference"),
@@ -183,5 +230,23 @@ mod tests {
         assert_eq!(context["deploymentID"], deployment.to_string());
         assert_eq!(context["labels"]["env"], "prod");
         assert_eq!(context["isRollback"], true);
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_keeps_no_rollback_from_running() {
+        let long = |length: usize| EnvValue::Plain("x".repeat(length));
+        let mut told = Environment(vec![
+            ("A".into(), long(LONGEST)),
+            ("B".into(), long(LONGEST - 1)),
+            ("C".into(), EnvValue::Plain("kept".into())),
+        ]);
+        assert_eq!(told.shorten(), ["A"]);
+        let lengths: Vec<_> = told.0.iter().map(|(_, value)| value_length(value)).collect();
+        assert_eq!(lengths, [0, LONGEST - 1, 4]);
+        let mut many = Environment((0..40).map(|n| (format!("V{n}"), long(MOST / 32))).collect());
+        assert_eq!(many.shorten().len(), 9, "with their names 31 of them fit");
+        let mut name = Environment(vec![("N".repeat(LONGEST + 1), EnvValue::Plain("x".into()))]);
+        assert_eq!(name.shorten().len(), 1);
+        assert!(name.0.is_empty());
     }
 }

@@ -80,6 +80,8 @@ pub struct Job {
     pub commands: Vec<String>,
     /// The environment, complete; later entries win.
     pub env: Vec<(String, EnvValue)>,
+    /// The variables that `env` has to do without, since a caller's text is too long for them.
+    pub not_told: Vec<String>,
     /// The working directory; where it is gone, the nearest folder above it.
     pub directory: String,
     /// For all attempts together.

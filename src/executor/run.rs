@@ -58,6 +58,10 @@ async fn attempts(
     if let Some(note) = left_out {
         walk.output.note(&format!("[stagehook] {note}"));
     }
+    if !walk.job.not_told.is_empty() {
+        let names = walk.job.not_told.join(", ");
+        walk.output.note(&format!("[stagehook] what the caller sent is too long for {names}; the event file has it"));
+    }
     let mut all = Vec::new();
     let mut last = Ending::plain(Outcome::Failed, "");
     for number in 1..=walk.job.retries.saturating_add(1) {

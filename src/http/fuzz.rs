@@ -161,7 +161,7 @@ fn script_is_sound(parsed: &Parsed, source: Source) {
         own: &BTreeMap::new(),
     });
     let mut fixed = BTreeSet::new();
-    for (name, value) in &env {
+    for (name, value) in &env.all {
         assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'), "{name:?}");
         assert!(!name.starts_with(|c: char| c.is_ascii_digit()), "{name:?}");
         let EnvValue::Plain(value) = value else { panic!("{name} is a reference, and a caller made it") };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stagehook::domain::printable::misleads;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::http::Reply;
+use crate::support::http::{Reply, flagger};
 use crate::support::pipelines::{pipeline, pipeline_for};
 use crate::support::poll::poll_until;
 use crate::support::{World, processes, programs};
@@ -325,6 +325,32 @@ async fn outputs_that_are_too_much_together_keep_no_rollback_from_running() {
         let own = logs.lines().next().unwrap().contains(run["stage"].as_str().unwrap());
         assert!(!own && logs.ends_with("\n120032\n") || logs.contains("\n1200"), "{logs}");
     }
+}
+
+#[tokio::test]
+async fn a_caller_s_text_that_is_too_long_refuses_a_stage_and_never_its_rollback() {
+    let stage = json!({"id": "migrate", "name": "SCRIPT_RUN", "hook": "pre-rollout", "with": {
+        "run": "true", "onRollback": "set -u; echo \"[$STAGEHOOK_METADATA_WHY] $STAGEHOOK_METADATA_TICKET\"",
+    }});
+    let world = World::with_stages(&[stage]).await;
+    let client = world.client();
+    let call = |phase: &str, why: &str| {
+        let mut body = flagger(phase, "a1");
+        body["metadata"] = json!({"why": why, "ticket": "T-1"});
+        body
+    };
+    let long = "x".repeat(200_000);
+    let refused = client.post("/hooks/flagger/pre-rollout", &call("Progressing", &long)).await.expect(501);
+    assert!(refused.text.contains("STAGEHOOK_METADATA_WHY"), "{refused:?}");
+    client.post("/hooks/flagger/pre-rollout", &call("Progressing", "short")).await.expect(200);
+    let id = client.post("/hooks/flagger/post-rollout", &call("Failed", &long)).await.expect(200).deployment();
+    let deployment = client.deployment(&id).await;
+    assert_eq!(deployment["state"], "RolledBack", "{deployment:#}");
+    let undo = deployment["runs"].as_array().unwrap().last().unwrap();
+    let logs = client.get(&format!("/api/v1/runs/{}/logs", undo["id"].as_str().unwrap())).await.expect(200).text;
+    let told =
+        "[stagehook] what the caller sent is too long for STAGEHOOK_METADATA_WHY; the event file has it\n[] T-1\n";
+    assert_eq!(logs, told);
 }
 
 #[tokio::test]

@@ -95,6 +95,7 @@ pub fn job(folder: &Path, commands: &[&str]) -> Job {
         timeout: Duration::from_secs(60),
         retries: 0,
         event: json!({"phase": "Failed"}),
+        not_told: Vec::new(),
         outputs_of_earlier: json!({"build": {"image": "a:1"}}),
         secret_values: vec![],
     }
