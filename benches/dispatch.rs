@@ -135,6 +135,7 @@ fn executor(folder: &Path) -> Executor {
         work_dir: folder.join("work"),
         kill_grace: Duration::from_secs(1),
         output_limit: 1 << 20,
+        confinement: executor::Confinement::default(),
     };
     Executor::new(settings, Arc::new(clock::now))
 }

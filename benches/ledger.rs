@@ -270,6 +270,7 @@ async fn engine(folder: &Path, retain: Option<Duration>) -> Engine {
         work_dir: folder.join("work"),
         kill_grace: Duration::from_secs(1),
         output_limit: 1 << 20,
+        confinement: executor::Confinement::default(),
     };
     // Without its sender the engine keeps the catalog that it was given.
     let (_, catalog) = watch::channel(Arc::new(catalog));

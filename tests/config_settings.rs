@@ -81,6 +81,9 @@ fn every_default_has_a_comment_or_a_twin_that_has() {
         "maxConcurrent",
         "queue",
         "workDir",
+        "runAs",
+        "cpuTime",
+        "coreSize",
     ] {
         let at = DEFAULT.find(&format!("{key}:")).unwrap();
         let before = DEFAULT[..at].trim_end().lines().last().unwrap();
@@ -583,4 +586,44 @@ fn rules_of_the_load_tester() {
         &[("STAGEHOOK_SOURCES__FLAGGER__ENABLED", "false"), ("STAGEHOOK_SOURCES__GENERIC__ENABLED", "false")],
         &["2:18 loadtester would be open to everyone who reaches 0.0.0.0:80; set sources.loadtester.auth"],
     );
+}
+
+#[test]
+fn whom_scripts_run_as_is_a_user_and_perhaps_a_group() {
+    let run_as = |value: &str| {
+        let settings = good(&format!("execution: {{runAs: {value}}}"), &[]);
+        settings.execution.run_as.map(|run_as| (run_as.user, run_as.group))
+    };
+    let one = |user: &str, group: Option<&str>| Some((user.to_owned(), group.map(str::to_owned)));
+    assert_eq!(run_as("null"), None);
+    assert_eq!(run_as("deploy"), one("deploy", None));
+    assert_eq!(run_as("1000"), one("1000", None));
+    assert_eq!(run_as("'deploy:web'"), one("deploy", Some("web")));
+    assert_eq!(run_as("1000:1000"), one("1000", Some("1000")));
+    let settings = good("", &[("STAGEHOOK_EXECUTION__RUN_AS", "1000:100")]);
+    assert_eq!(settings.execution.run_as.map(|run_as| run_as.to_string()).as_deref(), Some("1000:100"));
+    for wrong in ["':'", "'a:'", "':b'", "'a:b:c'", "'a b'"] {
+        let found = load(&format!("execution: {{runAs: {wrong}}}"), &[]).unwrap_err();
+        assert!(found.len() == 1 && found[0].contains("runAs is a user, and perhaps a group"), "{wrong} {found:?}");
+    }
+}
+
+#[test]
+fn limits_of_scripts_have_units_and_are_none_by_default() {
+    assert_eq!(good("", &[]).execution.limits.entries().count(), 0);
+    let file = "execution: {limits: {cpuTime: 1500ms, memory: 4GiB, fileSize: 1MiB, openFiles: 64, processes: 100, coreSize: 0}}";
+    let limits = good(file, &[("STAGEHOOK_EXECUTION__LIMITS__OPENFILES", "65")]).execution.limits;
+    let all = [
+        ("cpuTime", 2),
+        ("memory", 4 << 30),
+        ("fileSize", 1 << 20),
+        ("openFiles", 65),
+        ("processes", 100),
+        ("coreSize", 0),
+    ];
+    assert_eq!(limits.entries().collect::<Vec<_>>(), all);
+    expect("execution: {limits: {cpuTime: 10}}", &[], &["1:31 cpuTime is a length of time, and \"10\" has no unit"]);
+    expect("execution: {limits: {memory: 0}}", &[], &["1:30 memory must be a size"]);
+    expect("execution: {limits: {openFiles: 0}}", &[], &["1:33 openFiles must be a whole number from 1"]);
+    expect("execution: {limits: {nofile: 1}}", &[], &["1:22 unknown key \"nofile\" in limits"]);
 }

@@ -18,7 +18,7 @@ use stagehook::domain::record::{About, Actor, Event, Fact, Owner, Record};
 use stagehook::domain::span::Span;
 use stagehook::domain::state::Stream;
 use stagehook::engine::{self, Engine};
-use stagehook::executor::{self, Executor};
+use stagehook::executor::{self, Confinement, Executor};
 use stagehook::http::{Metrics, Settings, State, serve};
 use stagehook::ledger::{Append, Ledger};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -110,6 +110,7 @@ async fn engine(folder: &Path) -> Engine {
         work_dir: folder.join("work"),
         kill_grace: Duration::from_secs(1),
         output_limit: 1000,
+        confinement: Confinement::default(),
     };
     let settings = engine::Settings {
         max_concurrent: 1,

@@ -20,7 +20,7 @@ use crate::config::tls::Tls;
 use crate::domain::names::Source;
 use crate::domain::record::Owner;
 use crate::engine::{self, Engine, clock};
-use crate::executor::{self, Executor};
+use crate::executor::{self, Confinement, Executor, Places};
 use crate::http::{self, Metrics};
 use crate::ledger::Ledger;
 use crate::source::loadtester::Commands;
@@ -97,10 +97,11 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     // that are faster than the recovery wait in the backlog. After the ledger, whose lock names the likelier cause.
     let listener = listen(settings.server.listen).await.map_err(unavailable)?;
     let address = listener.local_addr().map_err(|error| unavailable(error.to_string()))?;
-    let executor = executor(&settings).map_err(unavailable)?;
-    private::warn(&settings);
     let metrics = Arc::new(Metrics::default());
-    let mut engine_settings = engine_settings(&settings, environment, &metrics);
+    let confinement = confinement(&settings)?;
+    let mut engine_settings = engine_settings(&settings, environment, &metrics, &confinement);
+    private::warn(&settings, &confinement);
+    let executor = executor(&settings, confinement).map_err(unavailable)?;
     engine_settings.reporter = reporter.map(|reporter| Arc::new(reporter) as _);
     // A script of the last life that can't be killed holds up the start for as long as it lives, but not who stops the
     // service. What the start may have begun by then is cut as by a crash: the next start knows what to do.
@@ -168,26 +169,51 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-fn executor(settings: &Settings) -> Result<Executor, String> {
+/// Whom scripts run as, and under which limits: checked before the first of them is taken up.
+fn confinement(settings: &Settings) -> Result<Confinement, Refused> {
+    let refused = |faults: Vec<String>| {
+        Refused(faults.iter().map(|fault| format!("error: {fault}")).collect::<Vec<_>>().join("\n"))
+    };
+    let execution = &settings.execution;
+    let run_as = execution.run_as.as_ref().map(|run_as| (run_as.user.as_str(), run_as.group.as_deref()));
+    let confinement = Confinement::find(run_as, execution.limits.entries()).map_err(|fault| refused(vec![fault]))?;
+    confinement.is_permitted().map_err(refused)?;
+    private::make(&execution.work_dir, private::rights(&confinement))
+        .map_err(|error| refused(vec![format!("execution.workDir {}: {error}", execution.work_dir.display())]))?;
+    let places =
+        Places { work_dir: &execution.work_dir, pipelines: &settings.pipelines, ledger: &settings.ledger.path };
+    confinement.has_its_places(places).map_err(refused)?;
+    Ok(confinement)
+}
+
+fn executor(settings: &Settings, confinement: Confinement) -> Result<Executor, String> {
     executor::become_subreaper().map_err(|error| format!("the service can't become a subreaper: {error}"))?;
     let execution = &settings.execution;
-    private::make(&execution.work_dir)
-        .map_err(|error| format!("execution.workDir {}: {error}", execution.work_dir.display()))?;
     let settings = executor::Settings {
         // Right even when the file was replaced by a newer version meanwhile.
         supervisor: "/proc/self/exe".into(),
         work_dir: execution.work_dir.clone(),
         kill_grace: execution.kill_grace.0,
         output_limit: usize::try_from(execution.output_limit).unwrap_or(usize::MAX),
+        confinement,
     };
     Ok(Executor::new(settings, Arc::new(clock::now)))
 }
 
-fn engine_settings(settings: &Settings, environment: &Environment, metrics: &Arc<Metrics>) -> engine::Settings {
+fn engine_settings(
+    settings: &Settings,
+    environment: &Environment,
+    metrics: &Arc<Metrics>,
+    confinement: &Confinement,
+) -> engine::Settings {
     let metrics = Arc::clone(metrics);
     let execution = &settings.execution;
-    let inherited =
-        execution.inherit_env.iter().filter_map(|name| Some((name.clone(), environment.get(name)?.clone()))).collect();
+    // Who it is, is told of the script's user, and not of the service's.
+    let told = confinement.variables();
+    let inherited = execution.inherit_env.iter().filter(|name| !told.iter().any(|(other, _)| other == name));
+    let inherited = inherited.filter_map(|name| Some((name.clone(), environment.get(name)?.clone())));
+    let told = told.iter().filter_map(|(name, value)| Some(((*name).to_owned(), (*value)?.to_owned())));
+    let inherited = inherited.chain(told).collect();
     engine::Settings {
         max_concurrent: execution.max_concurrent,
         queue: execution.queue,

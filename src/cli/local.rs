@@ -10,6 +10,7 @@ use crate::config::settings::{Server, Settings};
 use crate::config::tls::Tls;
 use crate::domain::names::{Application, Source};
 use crate::domain::span::Span;
+use crate::executor::{Confinement, Places};
 
 use super::Environment;
 use super::failure::Failure;
@@ -50,6 +51,7 @@ pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked
     if let Some(Err(error)) = settings.server.tls.as_ref().map(Tls::load) {
         checked.diagnostics.push(Diagnostic::of_file("", error.to_string()));
     }
+    checked.diagnostics.extend(confinement(&settings));
     match Catalog::load(&settings.pipelines, &settings.pipeline_defaults()) {
         Ok((catalog, warnings)) => {
             checked.pipelines = catalog.len();
@@ -58,6 +60,26 @@ pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked
         Err(faults) => checked.diagnostics.extend(faults),
     }
     checked
+}
+
+/// What is wrong with whom scripts run as and with their limits. Who checks may be somebody else than who serves: what only
+/// says that this one may not is a warning then.
+fn confinement(settings: &Settings) -> Vec<Diagnostic> {
+    let execution = &settings.execution;
+    let run_as = execution.run_as.as_ref().map(|run_as| (run_as.user.as_str(), run_as.group.as_deref()));
+    let confinement = match Confinement::find(run_as, execution.limits.entries()) {
+        Ok(confinement) => confinement,
+        Err(fault) => return vec![Diagnostic::of_file("", fault)],
+    };
+    let places =
+        Places { work_dir: &execution.work_dir, pipelines: &settings.pipelines, ledger: &settings.ledger.path };
+    if let Err(faults) = confinement.is_permitted() {
+        let severity = if rustix::process::geteuid().is_root() { Severity::Error } else { Severity::Warning };
+        let of = |fault| Diagnostic { severity, ..Diagnostic::of_file("", fault) };
+        return faults.into_iter().map(of).collect();
+    }
+    let faults = confinement.has_its_places(places).err().unwrap_or_default();
+    faults.into_iter().map(|fault| Diagnostic::of_file("", fault)).collect()
 }
 
 impl Checked {

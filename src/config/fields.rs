@@ -159,6 +159,10 @@ impl<'n> Fields<'n> {
             }
             let fault = Diagnostic::error(&key.at, format!("unknown key {:?} in {what}", key.text));
             faults.push(fault.hint(match nearest(&key.text, self.asked.iter().copied()) {
+                // Whoever writes a pipeline does not choose the user.
+                _ if key.text == "runAs" => {
+                    "whom scripts run as is execution.runAs of the service's settings".to_owned()
+                }
                 Some(known) => format!("did you mean {known:?}?"),
                 None => format!("known are {}", self.asked.join(", ")),
             }));

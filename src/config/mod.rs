@@ -7,6 +7,7 @@
 //! Nothing here runs anything, and nothing below [`environment`] looks at the process's own environment.
 
 pub mod catalog;
+mod confinement;
 mod credentials;
 pub mod diagnostic;
 mod fields;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::domain::names::Source;
 
+use super::confinement;
 use super::credentials::{self, url_fault};
 use super::diagnostic::{Diagnostic, Place};
 use super::fields::{Fields, items, text};
@@ -113,6 +114,8 @@ pub(super) const SHAPE: Shape = Map(&[
             ("outputLimit", Leaf),
             ("inheritEnv", List),
             ("workDir", Leaf),
+            ("runAs", Leaf),
+            ("limits", confinement::LIMITS),
         ]),
     ),
     (
@@ -359,6 +362,8 @@ fn execution(fields: &mut Fields<'_>, ledger: Option<PathBuf>, faults: &mut Vec<
     }
     let beside = ledger.map(|ledger| ledger.parent().unwrap_or(Path::new("")).join("work"));
     let work_dir = path(fields, "workDir", faults).or(beside);
+    let run_as = fields.get("runAs").map(|node| confinement::run_as(node, faults));
+    let limits = section(fields, "limits", faults, |fields, faults| Some(confinement::limits(fields, faults)));
     Some(Execution {
         max_concurrent: usize::try_from(max_concurrent?).ok()?,
         queue: usize::try_from(queue?).ok()?,
@@ -367,6 +372,8 @@ fn execution(fields: &mut Fields<'_>, ledger: Option<PathBuf>, faults: &mut Vec<
         output_limit: output_limit?,
         inherit_env,
         work_dir: work_dir?,
+        run_as: run_as.map_or(Some(None), |run_as| run_as.map(Some))?,
+        limits: limits?,
     })
 }
 
@@ -502,7 +509,7 @@ fn size(fields: &mut Fields<'_>, name: &'static str, faults: &mut Vec<Diagnostic
     size
 }
 
-fn bytes(text: &str) -> Option<u64> {
+pub(super) fn bytes(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
     let factor: u64 = match unit.trim_start() {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::domain::names::Source;
 use crate::domain::span::Span;
 
+pub use super::confinement::{RunAs, ScriptLimits};
 pub use super::credentials::{Auth, Credential, Credentials, Limits};
 use super::diagnostic::{Diagnostic, Severity};
 use super::github::{GithubApi, GithubCredentials, GithubIdentity};
@@ -117,6 +118,10 @@ pub struct Execution {
     pub inherit_env: Vec<String>,
     /// Where the files of running scripts are.
     pub work_dir: PathBuf,
+    /// Whom scripts run as. None: as the service.
+    pub run_as: Option<RunAs>,
+    /// `limits` of the processes of scripts.
+    pub limits: ScriptLimits,
 }
 
 /// `sources.NAME`.

@@ -95,6 +95,7 @@ async fn start(folder: &Path, settings: Settings) -> Engine {
             work_dir: folder.join("work"),
             kill_grace: Duration::from_secs(1),
             output_limit: 1000,
+            confinement: executor::Confinement::default(),
         },
         Arc::new(clock::now),
     );

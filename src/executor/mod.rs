@@ -3,16 +3,19 @@
 //! `run` walks the attempts and makes the [`Ending`]; `command` runs one command under a [`supervisor`],
 //! which is this program again and proves that nothing of the command is left; `orphans` is for
 //! supervisors that were killed themselves, and `tag` is what it knows their processes by. `prepare`, `run_dir` and
-//! [`environment`] are what a script finds when it starts (`removal` takes away what it made of that), `output`,
-//! `buffer`, `mask`, `last_line` and `outputs` what is kept
+//! [`environment`] are what a script finds when it starts (`removal` takes away what it made of that),
+//! `confinement` (`identity`, `limits`) what it may, `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
 //! of it. Deliberately knows no ledger, no deployment and no rule about either.
 
 mod buffer;
 mod command;
+mod confinement;
 pub mod environment;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod identity;
 mod last_line;
+mod limits;
 mod mask;
 mod open_files;
 mod orphans;
@@ -39,6 +42,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::buffer::{Piece, cut_line};
+pub use self::confinement::{Confinement, Places};
 pub use self::open_files::raise_open_files;
 pub use self::orphans::{Leftover, become_subreaper, reap_adopted};
 pub use self::output::OutputView;
@@ -67,6 +71,8 @@ pub struct Settings {
     pub kill_grace: Duration,
     /// The most that is kept of a run's output, in bytes.
     pub output_limit: usize,
+    /// Whom scripts run as, and under which limits.
+    pub confinement: Confinement,
 }
 
 /// One run, complete.

@@ -123,8 +123,16 @@ pub fn why_not_started(order: &Order, errno: i32) -> String {
             format!("{program} could not be started: it is a folder; correct `shell`")
         }
         Errno::ACCESS => format!(
-            "{program} could not be started: permission denied; check that it and the working directory {} are accessible",
-            String::from_utf8_lossy(&order.directory)
+            "{program} could not be started: permission denied; check that it and the working directory {} are accessible{}",
+            String::from_utf8_lossy(&order.directory),
+            match &order.credentials {
+                Some(credentials) => format!(" to user {} (execution.runAs)", credentials.uid),
+                None => String::new(),
+            }
+        ),
+        Errno::AGAIN => format!(
+            "{program} could not be started: its user has as many processes as it may (execution.limits.processes, or the \
+             system's own limit)"
         ),
         Errno::NOEXEC => format!(
             "{program} could not be started: it is no program of this machine, and has no first line (`#!`) that says what runs it"

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::command::{self, CommandEnd};
+use super::limits;
 use super::output::Recorder;
 use super::outputs::{self, Outputs};
 use super::prepare::{self, Resolved};
@@ -137,9 +138,10 @@ impl Walk<'_> {
     /// The attempt's folder, made anew, and the outputs file in it.
     async fn folder(&self, number: u32) -> Result<(RunDir, PathBuf), String> {
         let (job, work_dir) = (Arc::clone(&self.job), self.settings.work_dir.clone());
+        let owner = self.settings.confinement.credentials().cloned();
         blocking(move || {
             failpoint::hit(Point::DirBefore);
-            let made = RunDir::create(&work_dir, job.run, &job.event).and_then(|dir| {
+            let made = RunDir::create(&work_dir, job.run, &job.event, owner).and_then(|dir| {
                 let outputs_file = dir.outputs(number)?;
                 Ok((dir, outputs_file))
             });
@@ -211,6 +213,8 @@ impl Walk<'_> {
             env: env.to_vec(),
             directory: directory.into_os_string().into_encoded_bytes(),
             kill_grace: self.settings.kill_grace,
+            credentials: self.settings.confinement.credentials().cloned(),
+            limits: self.settings.confinement.limits().iter().map(|(limited, value)| (*limited, *value)).collect(),
         };
         let end = command::run(&self.settings.supervisor, self.job.run, &order, self.stops, self.output).await;
         match end {
@@ -240,6 +244,7 @@ impl Walk<'_> {
                     Exit::Code(code) => format!("exit code {code}"),
                     Exit::Signal(signal) => format!("killed by signal {signal}{}", signal_name(signal)),
                 };
+                message.push_str(&self.limit_hit(exit));
                 message.push_str(&match left_behind {
                     0 => String::new(),
                     1 => "; 1 process left behind was killed".to_owned(),
@@ -260,6 +265,16 @@ impl Walk<'_> {
                 Step { outcome: Outcome::Failed, exit: None, message }
             }
         }
+    }
+
+    /// Which limit ended it, as far as that shows. A shell tells with 128 and the number that a signal ended what it ran.
+    fn limit_hit(&self, exit: Exit) -> String {
+        let told = match exit {
+            Exit::Signal(signal) => limits::hit(self.settings.confinement.limits(), signal),
+            Exit::Code(code) => limits::hit(self.settings.confinement.limits(), code - 128)
+                .map(|hit| format!("as after{}, {hit}", signal_name(code - 128))),
+        };
+        told.map(|told| format!(": {told}")).unwrap_or_default()
     }
 
     fn stopped(&self, cause: &Cause) -> (Outcome, String) {

@@ -5,22 +5,31 @@
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use super::identity::Credentials;
 use super::removal::remove;
 use crate::domain::ids::RunId;
 
-/// A folder that only the service's user may enter; removed when it is dropped, if not before.
+/// A folder that only the script's user may enter; removed when it is dropped, if not before.
 pub struct RunDir {
     path: PathBuf,
+    owner: Option<Credentials>,
     removed: bool,
 }
 
 impl RunDir {
-    /// Makes the folder of a run, with the payload in it.
-    pub fn create(work_dir: &Path, run: RunId, event: &serde_json::Value) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(work_dir)?;
+    /// Makes the folder of a run, with the payload in it. It is the `owner`'s, else the service's own.
+    pub fn create(
+        work_dir: &Path,
+        run: RunId,
+        event: &serde_json::Value,
+        owner: Option<Credentials>,
+    ) -> io::Result<Self> {
+        // Another user has to pass, and need not know what else there is.
+        let mode = if owner.is_some() { 0o711 } else { 0o700 };
+        DirBuilder::new().recursive(true).mode(mode).create(work_dir)?;
         let path = work_dir.join(run.to_string());
         // What an earlier life of the service left under that name is nobody's any more.
         match remove(&path) {
@@ -28,9 +37,11 @@ impl RunDir {
             Ok(()) | Err(_) => {}
         }
         DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = Self { path: fs::canonicalize(path)?, removed: false };
-        let mut file = create(&dir.event())?;
+        let dir = Self { path: fs::canonicalize(path)?, owner, removed: false };
+        let mut file = dir.file(&dir.event())?;
         file.write_all(&serde_json::to_vec(event)?)?;
+        // No link can stand there: the folder above is the service's.
+        dir.give(&fs::File::open(&dir.path)?)?;
         Ok(dir)
     }
 
@@ -42,8 +53,22 @@ impl RunDir {
     /// The outputs file of an attempt, made anew.
     pub fn outputs(&self, attempt: u32) -> io::Result<PathBuf> {
         let path = self.path.join(format!("output-{attempt}"));
-        create(&path)?;
+        self.file(&path)?;
         Ok(path)
+    }
+
+    /// A new file. It must be new: in a folder of its own a user may have put a link to any other.
+    fn file(&self, path: &Path) -> io::Result<fs::File> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        self.give(&file)?;
+        Ok(file)
+    }
+
+    fn give(&self, file: &fs::File) -> io::Result<()> {
+        match &self.owner {
+            Some(owner) => fchown(file, Some(owner.uid), Some(owner.gid)),
+            None => Ok(()),
+        }
     }
 
     /// Removes it, which takes as long as there is much in it. What can't be removed now is at the next start; the error
@@ -84,10 +109,6 @@ pub fn clean(work_dir: &Path) -> io::Result<()> {
     outcome
 }
 
-fn create(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -105,7 +126,7 @@ mod tests {
         let rights = fs::Permissions::from_mode(0o755);
         fs::set_permissions(elsewhere.path(), rights.clone()).unwrap();
         let leave = |n| {
-            let dir = RunDir::create(work.path(), run(n), &serde_json::Value::Null).unwrap();
+            let dir = RunDir::create(work.path(), run(n), &serde_json::Value::Null, None).unwrap();
             let deep = dir.path.join("cache/deep");
             fs::create_dir_all(&deep).unwrap();
             fs::write(deep.join("file"), "x").unwrap();
@@ -128,7 +149,7 @@ mod tests {
     fn what_cannot_be_removed_keeps_none_of_the_others() {
         let work = tempfile::tempdir().unwrap();
         for n in [1, 3] {
-            std::mem::forget(RunDir::create(work.path(), run(n), &serde_json::Value::Null).unwrap());
+            std::mem::forget(RunDir::create(work.path(), run(n), &serde_json::Value::Null, None).unwrap());
         }
         // A file is no run's folder, and is not ours to remove.
         fs::write(work.path().join(run(2).to_string()), "x").unwrap();

@@ -7,6 +7,9 @@
 use std::io::{self, Read};
 use std::time::Duration;
 
+use super::identity::Credentials;
+use super::limits::Limited;
+
 /// The server's word: SIGTERM to everything, SIGKILL after the grace.
 pub const TERM: u8 = b't';
 /// The server's word: SIGKILL to everything, now.
@@ -23,6 +26,10 @@ pub struct Order {
     pub directory: Vec<u8>,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
+    /// Whom it runs as; none: as whoever runs the supervisor.
+    pub credentials: Option<Credentials>,
+    /// Its limits.
+    pub limits: Vec<(Limited, u64)>,
 }
 
 impl Order {
@@ -40,6 +47,16 @@ impl Order {
             put(&mut body, name);
             put(&mut body, value);
         }
+        let credentials = self.credentials.iter().map(|credentials| {
+            let groups = credentials.groups.iter().copied();
+            [credentials.uid, credentials.gid].into_iter().chain(groups).map(u64::from).collect::<Vec<_>>()
+        });
+        let credentials = credentials.flatten().collect::<Vec<_>>();
+        let limits = self.limits.iter().flat_map(|(limited, value)| [limited.number(), *value]).collect::<Vec<_>>();
+        for numbers in [credentials, limits] {
+            body.extend((numbers.len() as u64).to_le_bytes());
+            body.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
+        }
         body
     }
 
@@ -49,7 +66,20 @@ impl Order {
         let directory = take(from)?;
         let argv = (0..number(from)?).map(|_| take(from)).collect::<io::Result<_>>()?;
         let env = (0..number(from)?).map(|_| Ok((take(from)?, take(from)?))).collect::<io::Result<_>>()?;
-        Ok(Self { argv, env, directory, kill_grace })
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let credentials: Vec<u64> = (0..number(from)?).map(|_| number(from)).collect::<io::Result<_>>()?;
+        let credentials: Vec<u32> =
+            credentials.into_iter().map(u32::try_from).collect::<Result<_, _>>().map_err(|_| invalid())?;
+        let credentials = match credentials.as_slice() {
+            [] => None,
+            [uid, gid, groups @ ..] => Some(Credentials { uid: *uid, gid: *gid, groups: groups.to_vec() }),
+            [_] => return Err(invalid()),
+        };
+        let mut limits = Vec::new();
+        for _ in 0..number(from)? / 2 {
+            limits.push((Limited::of_number(number(from)?).ok_or_else(invalid)?, number(from)?));
+        }
+        Ok(Self { argv, env, directory, kill_grace, credentials, limits })
     }
 }
 
@@ -154,6 +184,8 @@ mod tests {
             env: vec![(b"A".to_vec(), b"".to_vec())],
             directory: b"/".to_vec(),
             kill_grace: Duration::from_millis(1500),
+            credentials: Some(Credentials { uid: 1, gid: 2, groups: vec![3, u32::MAX] }),
+            limits: vec![(Limited::CpuTime, 7), (Limited::CoreSize, 0)],
         };
         let bytes = order.encode();
         assert_eq!(Order::read(&mut bytes.as_slice()).unwrap(), order);

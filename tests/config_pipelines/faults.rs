@@ -125,6 +125,14 @@ fn faults_of_stages() {
 }
 
 #[test]
+fn a_stage_does_not_choose_its_user() {
+    expect(
+        &native("    - {id: a, name: SCRIPT_RUN, hook: rollout, with: {run: x, runAs: root}}\n"),
+        &["7:63 unknown key \"runAs\" in with; whom scripts run as is execution.runAs of the service's settings"],
+    );
+}
+
+#[test]
 fn a_stage_of_no_known_type_is_checked_as_far_as_it_can_be() {
     expect(
         &native("    - {id: a, hook: rollout, wiht: 1, with: {run: x, timout: 5m}}\n"),

@@ -28,6 +28,7 @@ mod loadtester;
 mod misbehaving;
 mod named_calls;
 mod outlive;
+mod privileges;
 mod random_killer;
 mod random_walk;
 mod repeated_calls;

@@ -48,7 +48,7 @@ echo undone >> "$E2E_DIR/undone"
 "#;
 
 /// The number that each process of a run carries as a limit, computed anew here.
-fn tag(run: &str) -> String {
+pub fn tag(run: &str) -> String {
     let digest = sha2::Sha256::digest(run);
     let mut bytes = [0x53, 0, 0, 0, 0, 0, 0, 0];
     bytes[1..].copy_from_slice(&digest[..7]);
@@ -56,7 +56,7 @@ fn tag(run: &str) -> String {
 }
 
 /// The living processes that carry a tag, as `/proc` describes them.
-fn carrying(tag: &str) -> Vec<String> {
+pub fn carrying(tag: &str) -> Vec<String> {
     let living = |folder: &Path| {
         let limits = std::fs::read_to_string(folder.join("limits")).ok()?;
         let line = limits.lines().find(|line| line.starts_with("Max realtime timeout"))?;

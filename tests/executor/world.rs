@@ -20,8 +20,13 @@ pub struct World {
 pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_stagehook");
 
 pub fn executor_in(folder: &Path, kill_grace: Duration) -> Executor {
-    let settings =
-        Settings { supervisor: SUPERVISOR.into(), work_dir: folder.join("work"), kill_grace, output_limit: 64 * 1024 };
+    let settings = Settings {
+        supervisor: SUPERVISOR.into(),
+        work_dir: folder.join("work"),
+        kill_grace,
+        output_limit: 64 * 1024,
+        confinement: stagehook::executor::Confinement::default(),
+    };
     Executor::new(settings, Arc::new(|| Timestamp::UNIX_EPOCH))
 }
 

@@ -9,7 +9,7 @@
 mod signals;
 mod tree;
 
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
@@ -19,12 +19,15 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Gid, Uid, fchown};
 use rustix::io::Errno;
-use rustix::process::{Pid, getpid, set_child_subreaper, setsid};
+use rustix::process::{Pid, chdir, getpid, set_child_subreaper, setsid};
 
 use self::signals::Signals;
 use self::tree::Tree;
 use super::MARKER;
+use super::identity::Credentials;
+use super::limits;
 use super::open_files;
 use super::tag::Tag;
 use super::wire::{KILL, Order, Report, TERM};
@@ -89,15 +92,45 @@ fn wear_tag() {
 fn start(order: &Order) -> io::Result<Pid> {
     let text = |bytes: &Vec<u8>| OsString::from_vec(bytes.clone());
     let (program, arguments) = order.argv.split_first().ok_or(Errno::INVAL)?;
-    let child = Command::new(text(program))
+    let mut command = Command::new(text(program));
+    command
         .args(arguments.iter().map(text))
         .env_clear()
         .envs(order.env.iter().map(|(name, value)| (text(name), text(value))))
-        .current_dir(text(&order.directory))
         .stdin(Stdio::null())
-        .process_group(0)
-        .spawn()?;
+        .process_group(0);
+    if order.credentials.is_none() && order.limits.is_empty() {
+        command.current_dir(text(&order.directory));
+    } else {
+        confine(&mut command, order)?;
+    }
+    let child = command.spawn()?;
     Ok(Pid::from_child(&child))
+}
+
+/// What the script's own process does between `fork` and `exec`, so that the supervisor stays who it is.
+fn confine(command: &mut Command, order: &Order) -> io::Result<()> {
+    if let Some(Credentials { uid, gid, .. }) = order.credentials {
+        // `> /dev/stderr` opens the pipe anew, and asks whose it is.
+        for stream in [io::stdout().as_fd(), io::stderr().as_fd()] {
+            fchown(stream, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        }
+    }
+    let directory = CString::new(order.directory.clone())?;
+    let (credentials, limits) = (order.credentials.clone(), order.limits.clone());
+    let enter = move || {
+        // Before the right to is lost.
+        limits::set(&limits)?;
+        if let Some(credentials) = &credentials {
+            credentials.assume()?;
+        }
+        // As whom it will be: a folder that this user can't enter is an error, and not where it is by chance.
+        Ok(chdir(directory.as_c_str())?)
+    };
+    // SAFETY: between `fork` and `exec` it makes system calls and nothing else; all that they take was made before, so
+    // nothing is allocated and no lock is taken. This process has a single thread anyway.
+    unsafe { command.pre_exec(enter) };
+    Ok(())
 }
 
 fn watch(mut tree: Tree, control: &File, signals: &Signals) -> io::Result<Report> {

@@ -69,6 +69,7 @@ impl Site {
                 work_dir: folder.path().join("work"),
                 kill_grace: Duration::from_secs(1),
                 output_limit: 1000,
+                confinement: executor::Confinement::default(),
             },
             Arc::new(engine::clock::now),
         );

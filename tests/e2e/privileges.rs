@@ -1,0 +1,258 @@
+//! `execution.runAs` and `execution.limits`: whom scripts run as, what they reach then, and what ends them.
+
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::path::Path;
+
+use rustix::process::geteuid;
+use serde_json::{Value, json};
+
+use crate::support::World;
+use crate::support::pipelines::pipeline;
+use crate::support::poll::poll_until;
+use crate::support::programs::is_there;
+
+/// A user that every system has, by name; what belongs to it here.
+const USER: &str = "nobody";
+/// A group of that user's own choosing, by number: nobody else is in it.
+const GROUP: u32 = 3_999_999_998;
+
+/// Whether scripts can be run as somebody else here.
+fn can_run_as() -> bool {
+    if geteuid().is_root() {
+        return true;
+    }
+    assert!(std::env::var_os("CI").is_none(), "execution.runAs takes root");
+    eprintln!("NOT TESTED: execution.runAs takes root");
+    false
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn stage(run: &str) -> Value {
+    json!({"id": "run", "name": "SCRIPT_RUN", "hook": "pre-rollout", "with": {"run": run}})
+}
+
+/// A world whose scripts run as another user, who may enter what it has to.
+fn world(run_as: Value, script: &str) -> World {
+    let world = World::new().pipeline("podinfo.yaml", &pipeline(&[stage(script)]));
+    let work = world.path().join("elsewhere");
+    mode(world.path(), 0o711);
+    mode(&world.path().join("pipelines"), 0o711);
+    world.set("/execution/runAs", run_as).set("/execution/workDir", json!(work))
+}
+
+/// Runs the script and gives its run.
+async fn ran(world: &World, status: u16) -> (Value, String) {
+    let client = world.client();
+    let id = client.flagger("pre-rollout", "Progressing", "a1").await.expect(status).deployment();
+    let run = client.deployment(&id).await["runs"][0].clone();
+    let path = format!("/api/v1/runs/{}/logs", run["id"].as_str().unwrap());
+    let log = client.get(&path).await.expect(200).text;
+    (run, log)
+}
+
+#[tokio::test]
+async fn a_script_is_its_user_s_and_reaches_nothing_of_the_service() {
+    if !can_run_as() || !is_there("setpriv") {
+        return;
+    }
+    let script = r#"
+id -u; id -g; id -G
+echo "home=$HOME user=$USER logname=$LOGNAME shell=$SHELL"
+cat "$STAGEHOOK_EVENT_FILE" > /dev/null && echo key=value > "$STAGEHOOK_OUTPUT" && echo to-stderr > /dev/stderr
+stat -c 'folder %a %u' "${STAGEHOOK_OUTPUT%/*}"
+grep -E '^Cap(Inh|Prm|Eff|Amb)' /proc/self/status | tr -d '\t' | sort -u | tr '\n' ' '; echo
+exec 2> /dev/null
+service=$(sed 's/.*) //' /proc/$PPID/stat | cut -d' ' -f2)
+for process in $PPID $service; do
+  for signal in 0 TERM KILL STOP; do kill -$signal "$process" && echo "SIGNALLED $process"; done
+  cat "/proc/$process/environ" && echo "READ $process"
+  ls "/proc/$process/fd/" && echo "LISTED $process"
+done
+cat "$DATA/stagehook.db" && echo "READ THE LEDGER"
+ls "$DATA" && echo "LISTED THE LEDGER"
+(echo > "$DATA/stagehook.db") && echo "CUT THE LEDGER"
+ls "${STAGEHOOK_OUTPUT%/*}/.." > /dev/null && touch "${STAGEHOOK_OUTPUT%/*}/../mine" && echo "WROTE BESIDE"
+touch "$E2E_DIR/mine" && echo "WROTE AROUND"
+echo end
+"#;
+    let world = world(json!(format!("{USER}:{GROUP}")), script);
+    let data = world.path().join("data");
+    let env = json!(["PATH", "E2E_DIR", "HOME", "USER", "DATA"]);
+    let world = world.set("/execution/inheritEnv", env).variable("DATA", data.to_str().unwrap());
+    let world = world.variable("HOME", "/root").variable("USER", "root");
+    // Groups of the service's own, none of which is the script's.
+    let world = world.launched_by(&["setpriv", "--groups=0,3999999997"]).started().await;
+    let (run, log) = ran(&world, 200).await;
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines[..3], ["65534".to_owned(), GROUP.to_string(), GROUP.to_string()], "{log}");
+    assert!(lines[3].starts_with("home=/nonexistent user=nobody logname=nobody shell=/"), "{log}");
+    assert_eq!(lines[4..6], ["to-stderr", "folder 700 65534"], "{log}");
+    assert_eq!(
+        lines[6].trim(),
+        "CapAmb:0000000000000000 CapEff:0000000000000000 CapInh:0000000000000000 CapPrm:0000000000000000"
+    );
+    assert_eq!(lines[7..], ["end"], "{log}");
+    assert_eq!(run["outputs"]["key"], "value", "{run:#}");
+    let left: Vec<_> = std::fs::read_dir(world.path().join("elsewhere")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+    world.verify();
+}
+
+#[tokio::test]
+async fn a_stage_s_own_environment_wins_and_a_number_needs_no_entry() {
+    if !can_run_as() {
+        return;
+    }
+    let world = world(json!("3999999999:3999999998"), "echo $(id -u):$(id -g):$(id -G) $HOME $USER.");
+    let mut own = pipeline(&[stage("echo $(id -u):$(id -g):$(id -G) $HOME $USER.")]);
+    own["spec"]["stages"][0]["with"]["env"] = json!({"USER": "mine"});
+    let world = world.pipeline("podinfo.yaml", &own).started().await;
+    let (_, log) = ran(&world, 200).await;
+    assert_eq!(log.trim(), "3999999999:3999999998:3999999998 / mine.");
+}
+
+#[tokio::test]
+async fn another_user_s_tree_is_killed_all_the_same() {
+    if !can_run_as() {
+        return;
+    }
+    let script = "trap '' TERM; (env -i setsid sleep 1000 &); id -u; exec sleep 1000";
+    let mut world = world(json!(USER), script);
+    world.start().await;
+    let client = world.client();
+    let call = client.hold_flagger("pre-rollout", "Progressing", "a1");
+    let run = poll_until("the script runs as that user", || async {
+        let deployments = client.deployments().await;
+        let id = deployments.first()?["id"].as_str()?.to_owned();
+        let run = client.deployment(&id).await["runs"][0]["id"].as_str()?.to_owned();
+        let log = client.get(&format!("/api/v1/runs/{run}/logs")).await.text;
+        log.contains("65534").then_some(run)
+    })
+    .await;
+    let tag = super::outlive::tag(&run);
+    assert!(super::outlive::carrying(&tag).len() >= 3);
+    world.crash().await;
+    let _ = call.result().await;
+    let left = super::outlive::carrying(&tag);
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[tokio::test]
+async fn what_that_user_must_reach_and_must_not_is_checked_at_the_start() {
+    if !can_run_as() {
+        return;
+    }
+    let refused = |world: &World, told: &[&str]| {
+        std::fs::create_dir_all(world.path().join("data")).unwrap();
+        let output = world.command(&["check"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        assert!(told.iter().all(|told| text.contains(told)), "{text}");
+    };
+    // Its folder lies beside the ledger, in a directory that is nobody else's.
+    let mut world = world(json!(USER), "true").set("/execution/workDir", Value::Null);
+    world.spawn();
+    assert_eq!(world.server().exited().await.code(), Some(2));
+    let log = world.server().log().join("\n");
+    let data = world.path().join("data");
+    assert!(log.contains(&format!("can't enter {} (mode 700, of user 0)", data.display())), "{log}");
+    assert!(log.contains("set execution.workDir to a directory elsewhere"), "{log}");
+    refused(&world, &["can't enter", "execution.workDir"]);
+    // The ledger is anybody's.
+    mode(&data, 0o755);
+    mode(&data.join("stagehook.db"), 0o644);
+    refused(&world, &["that user can reach", "stagehook.db", "chmod 700"]);
+    mode(&data.join("stagehook.db"), 0o600);
+    chown(&data, Some(65534), None).unwrap();
+    refused(&world, &["that user can reach", "so its scripts could read or change the ledger"]);
+    chown(&data, Some(0), None).unwrap();
+    // Where the pipelines are nobody else's.
+    mode(&world.path().join("pipelines"), 0o700);
+    refused(&world, &["pipelines (mode 700, of user 0)", "chmod o+x"]);
+    let world = world.set("/execution/runAs", json!("no-such-user"));
+    world.write("stagehook.yaml", &json!({"execution": {"runAs": "no-such-user"}}).to_string());
+    refused(&world, &["there is no user no-such-user on this machine"]);
+}
+
+#[tokio::test]
+async fn a_service_that_may_not_is_refused_with_what_to_do() {
+    let as_another: &'static [&'static str] = if geteuid().is_root() {
+        if !is_there("setpriv") {
+            return;
+        }
+        &["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    } else {
+        &[]
+    };
+    let mut world = World::new().launched_by(as_another).set("/execution/runAs", json!("4000000000:4000000000"));
+    world.spawn();
+    assert_eq!(world.server().exited().await.code(), Some(2));
+    let log = world.server().log().join("\n");
+    assert!(
+        log.contains("may not start and end another user's processes: start it as root, or with CAP_SETUID"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn a_limit_binds_and_its_end_says_so() {
+    let scripts = [
+        (
+            "cpuTime",
+            json!("1s"),
+            "while :; do :; done",
+            "killed by signal 24 (SIGXCPU): execution.limits.cpuTime is 1s",
+        ),
+        (
+            "cpuTime",
+            json!("1s"),
+            "sh -c 'while :; do :; done'; exit $?",
+            "exit code 152: as after (SIGXCPU), execution.limits.cpuTime is 1s",
+        ),
+        (
+            "fileSize",
+            json!("4KiB"),
+            "exec head -c 10000 /dev/zero > large",
+            "killed by signal 25 (SIGXFSZ): execution.limits.fileSize is 4096 bytes",
+        ),
+    ];
+    for (limit, value, script, message) in scripts {
+        let world = World::new().pipeline("podinfo.yaml", &pipeline(&[stage(script)]));
+        let world = world.set(&format!("/execution/limits/{limit}"), value).started().await;
+        let (run, _) = ran(&world, 501).await;
+        assert_eq!(run["message"], message);
+    }
+    // The others have no signal of their own; that they bind shows.
+    let all = json!({"openFiles": 40, "memory": "1GiB", "coreSize": 0, "fileSize": "2GiB", "cpuTime": "1500ms"});
+    let show = "ulimit -n; ulimit -v; ulimit -c; ulimit -f; ulimit -t; ulimit -Hn; ulimit -Ht; \
+        grep -E '^Max (open|cpu)' /proc/$PPID/limits | tr -s ' '";
+    let world = World::new().pipeline("podinfo.yaml", &pipeline(&[stage(show)]));
+    let world = world.set("/execution/limits", all).started().await;
+    let (_, log) = ran(&world, 200).await;
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines[..7], ["40", "1048576", "0", "4194304", "2", "40", "7"], "{log}");
+    assert!(
+        !log.contains("Max open files 40") && log.contains("Max cpu time unlimited"),
+        "the supervisor's own: {log}"
+    );
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_set_is_refused() {
+    let mut world = World::new().launched_by(&["sh", "-c", "ulimit -n 512; exec \"$@\"", "sh"]);
+    world = world.set("/execution/limits/openFiles", json!(1024));
+    world.spawn();
+    assert_eq!(world.server().exited().await.code(), Some(2));
+    let log = world.server().log().join("\n");
+    assert!(log.contains("execution.limits.openFiles is 1024, and the service's own hard limit is 512"), "{log}");
+    if geteuid().is_root() {
+        world = World::new().set("/execution/limits/processes", json!(100));
+        world.spawn();
+        assert_eq!(world.server().exited().await.code(), Some(2));
+        let log = world.server().log().join("\n");
+        assert!(log.contains("execution.limits.processes does not bind root: set execution.runAs, too"), "{log}");
+    }
+}
