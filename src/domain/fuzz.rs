@@ -53,9 +53,10 @@ pub fn commands(data: &[u8]) {
         let own: String = own.into_iter().collect();
         assert!(!told.contains("..") || own.contains(".."), "{told:?} climbs, and {pattern:?} does not");
     }
-    let first = |text: &str| text.split_whitespace().find(|word| !word.contains('=')).map(str::to_owned);
+    let first = pattern.split_whitespace().find(|word| !word.contains('='));
     assert!(
-        first(pattern).is_some_and(|word| !word.contains('*') || word.contains('\\')),
+        !parts.iter().any(|part| literal(part).is_none())
+            || first.is_some_and(|word| !word.contains('*') || word.contains('\\')),
         "the caller chooses what runs: {pattern:?}"
     );
 }

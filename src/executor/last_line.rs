@@ -6,7 +6,7 @@
 use crate::domain::printable::misleads;
 
 /// The longest last line, in characters.
-const LONGEST: usize = 200;
+pub(super) const LONGEST: usize = 200;
 /// What is kept of a line: enough for the characters, and for what is stripped of them.
 const KEPT: usize = 8 * LONGEST;
 

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use super::buffer::{HeadTail, Piece};
-use super::last_line::LastLine;
+use super::last_line::{self, LastLine};
 use super::mask::{Masker, Secrets};
 use crate::domain::record::OutputDigest;
 
@@ -122,7 +122,8 @@ impl Recorder {
         drop(buffer);
         self.changes.send_replace(true);
         // Once more: what a terminal would not show is taken out of that line, and may have stood within a secret.
-        (text, digest, self.secrets.mask_text(&self.last_line.get()))
+        let last_line = self.secrets.mask_text(&self.last_line.get()).chars().take(last_line::LONGEST).collect();
+        (text, digest, last_line)
     }
 
     /// What was held back is no secret, since nothing follows it.
