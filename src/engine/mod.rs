@@ -19,6 +19,7 @@ mod stale;
 mod tests;
 mod turn;
 mod turned_away;
+mod turns;
 mod waiters;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -73,14 +73,14 @@ impl Engine {
             Action::Queue { deployment, hook } => {
                 let key = WaitKey::Hook(deployment, hook);
                 if let Some(ticket) = self.ticket(key) {
-                    let slot = self.0.slots.take(For::Forward, place.take());
+                    let slot = self.0.slots.take(For::Forward, id, place.take());
                     self.queue(id, key, ticket, slot, Command::Granted { deployment, hook });
                 }
             }
             Action::QueueReplay { deployment } => {
                 let key = WaitKey::Replay(deployment);
                 if let Some(ticket) = self.ticket(key) {
-                    let slot = self.0.slots.take(For::Rollback, None);
+                    let slot = self.0.slots.take(For::Rollback, id, None);
                     self.queue(id, key, ticket, slot, Command::GrantedReplay { deployment });
                 }
             }

@@ -1,7 +1,7 @@
 //! Slots: the permission to run one script.
 //!
 //! A rollback takes its slot before every forward script and is never refused one; forward
-//! scripts wait in order. Not a semaphore: those know one queue only.
+//! scripts wait in order, the applications by turns. Not a semaphore: those know one queue only.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::turned_away::TurnedAway;
-use crate::domain::names::StreamId;
+use super::turns::Turns;
+use crate::domain::names::{Application, StreamId};
 
 /// The least and the most that one who is turned away is told to wait. What is true now may not be in a minute.
 const LEAST: Duration = Duration::from_secs(1);
@@ -29,11 +30,9 @@ struct State {
     free: usize,
     total: usize,
     queue: usize,
-    /// Places in the line of the forward scripts that are kept for decisions under way.
-    claimed: usize,
     closed: bool,
     rollbacks: VecDeque<oneshot::Sender<Slot>>,
-    forward: VecDeque<oneshot::Sender<Slot>>,
+    forward: Turns<oneshot::Sender<Slot>>,
     turned_away: TurnedAway,
     /// For how long a slot is taken, the last ones above all.
     taken_for: Option<Duration>,
@@ -50,7 +49,7 @@ pub struct Slot {
 /// A place in the line of the forward scripts, kept while what needs it is committed; dropping it
 /// gives it up.
 #[derive(Debug)]
-pub struct Place(Option<Arc<Mutex<State>>>);
+pub struct Place(Option<(Arc<Mutex<State>>, Application)>);
 
 /// What a forward script gets that comes to the slots.
 #[derive(Debug)]
@@ -79,10 +78,9 @@ impl Slots {
             free: total,
             total,
             queue,
-            claimed: 0,
             closed: false,
             rollbacks: VecDeque::new(),
-            forward: VecDeque::new(),
+            forward: Turns::default(),
             turned_away: TurnedAway::default(),
             taken_for: None,
         })))
@@ -107,6 +105,7 @@ impl Slots {
     ///
     /// While the line is short it takes everybody. In its second half there are places for those alone before whom
     /// nobody was turned away, or fewer than there are places: else it would be luck, for whoever comes when, to get in.
+    /// One application takes half of it at the most.
     pub fn enter(&self, who: &StreamId) -> Entered {
         let mut state = lock(&self.0);
         if !state.closed && state.free > 0 {
@@ -119,8 +118,8 @@ impl Slots {
             return Entered::Full;
         }
         state.turned_away.forget(who);
-        state.claimed += 1;
-        Entered::Place(Place(Some(Arc::clone(&self.0))))
+        state.forward.claim(&who.application);
+        Entered::Place(Place(Some((Arc::clone(&self.0), who.application.clone()))))
     }
 
     /// Notes that one was turned away. Returns when it had best come again: when the line may have a place for it and
@@ -139,8 +138,13 @@ impl Slots {
     /// A slot when it is this one's turn; `None` once the service is shutting down.
     ///
     /// It is in line when this returns, in its place if it has one, not only once the future is polled.
-    pub fn take(&self, purpose: For, place: Option<Place>) -> impl Future<Output = Option<Slot>> + Send + use<> {
-        let taken = self.line_up(purpose, place);
+    pub fn take(
+        &self,
+        purpose: For,
+        who: &StreamId,
+        place: Option<Place>,
+    ) -> impl Future<Output = Option<Slot>> + Send + use<> {
+        let taken = self.line_up(purpose, &who.application, place);
         async move {
             match taken {
                 Ok(slot) => slot,
@@ -149,12 +153,17 @@ impl Slots {
         }
     }
 
-    fn line_up(&self, purpose: For, place: Option<Place>) -> Result<Option<Slot>, oneshot::Receiver<Slot>> {
+    fn line_up(
+        &self,
+        purpose: For,
+        application: &Application,
+        place: Option<Place>,
+    ) -> Result<Option<Slot>, oneshot::Receiver<Slot>> {
         let mut state = lock(&self.0);
         if let Some(mut place) = place
-            && place.0.take().is_some()
+            && let Some((_, of)) = place.0.take()
         {
-            state.claimed -= 1;
+            state.forward.give_up(&of);
         }
         if state.closed {
             return Ok(None);
@@ -166,7 +175,7 @@ impl Slots {
         let (sender, receiver) = oneshot::channel();
         match purpose {
             For::Rollback => state.rollbacks.push_back(sender),
-            For::Forward => state.forward.push_back(sender),
+            For::Forward => state.forward.push(application, sender),
         }
         Err(receiver)
     }
@@ -182,7 +191,7 @@ impl Slots {
             let mut state = lock(&self.0);
             state.closed = true;
             state.turned_away.clear();
-            (std::mem::take(&mut state.rollbacks), std::mem::take(&mut state.forward))
+            (std::mem::take(&mut state.rollbacks), state.forward.drain())
         };
         drop(waiting);
     }
@@ -190,7 +199,7 @@ impl Slots {
     /// How many are taken, and how many wait.
     pub fn usage(&self) -> (usize, usize) {
         let state = lock(&self.0);
-        let waiting = state.rollbacks.iter().chain(&state.forward).filter(|waiting| !waiting.is_closed()).count();
+        let waiting = state.rollbacks.iter().chain(state.forward.iter()).filter(|waiting| !waiting.is_closed()).count();
         (state.total - state.free, waiting)
     }
 }
@@ -198,13 +207,16 @@ impl Slots {
 impl State {
     /// Whether the line has a place for this one.
     fn has_room(&mut self, who: &StreamId) -> bool {
-        if self.forward.len() + self.claimed >= self.queue.div_ceil(2) {
+        // Half of it, too, is what one application may have.
+        let half = self.queue.div_ceil(2);
+        if self.forward.taken(half) >= half {
             // Nobody is kept out by those who have gone out of it.
             self.forward.retain(|waiting| !waiting.is_closed());
         }
-        let waiting = self.forward.len() + self.claimed;
+        let waiting = self.forward.taken(half);
         let room = self.queue.saturating_sub(waiting);
-        waiting < self.queue.div_ceil(2) || self.turned_away.before(who, Instant::now()) < room
+        self.forward.taken_by(&who.application) < half
+            && (waiting < half || self.turned_away.before(who, Instant::now()) < room)
     }
 
     /// Learns from a slot that is given back. What was long ago counts for little.
@@ -221,7 +233,7 @@ impl Drop for Slot {
         let now = Instant::now();
         state.learn(now - self.since);
         while !state.closed {
-            let Some(next) = state.rollbacks.pop_front().or_else(|| state.forward.pop_front()) else { break };
+            let Some(next) = state.rollbacks.pop_front().or_else(|| state.forward.pop()) else { break };
             match next.send(Slot { shared: Some(Arc::clone(&shared)), since: now }) {
                 Ok(()) => return,
                 // Nobody takes it any more. Emptied, it does not hand itself on inside this lock.
@@ -234,8 +246,8 @@ impl Drop for Slot {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
-            lock(&shared).claimed -= 1;
+        if let Some((shared, of)) = self.0.take() {
+            lock(&shared).forward.give_up(&of);
         }
     }
 }
@@ -259,9 +271,9 @@ mod tests {
         let slots = Slots::new(1, 1);
         let first = slots.try_take().unwrap();
         assert!(slots.try_take().is_none());
-        let forward = slots.take(For::Forward, None);
+        let forward = slots.take(For::Forward, &who(0), None);
         assert!(!slots.rollback_waits());
-        let rollback = slots.take(For::Rollback, None);
+        let rollback = slots.take(For::Rollback, &who(0), None);
         assert!(slots.rollback_waits());
         assert_eq!(slots.usage(), (1, 2));
         drop(first);
@@ -274,17 +286,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_is_in_line_from_the_decision_on() {
-        let slots = Slots::new(1, 2);
+        // Of which one application has half.
+        let slots = Slots::new(1, 4);
         let Entered::Slot(first) = slots.enter(&who(0)) else { panic!("one is free") };
         let Entered::Place(place) = slots.enter(&who(0)) else { panic!("there is room") };
         let Entered::Place(given_up) = slots.enter(&who(0)) else { panic!("there is room") };
         assert!(matches!(slots.enter(&who(0)), Entered::Full));
         drop(given_up);
         let Entered::Place(second) = slots.enter(&who(0)) else { panic!("there is room again") };
-        let waiting = slots.take(For::Forward, Some(place));
+        let waiting = slots.take(For::Forward, &who(0), Some(place));
         assert!(matches!(slots.enter(&who(0)), Entered::Full));
         // What can't be refused gets in line all the same.
-        let further = slots.take(For::Forward, None);
+        let further = slots.take(For::Forward, &who(0), None);
         drop(first);
         let slot = waiting.await.unwrap();
         assert!(matches!(slots.enter(&who(0)), Entered::Full));
@@ -308,7 +321,7 @@ mod tests {
     async fn one_who_gave_up_is_passed_over() {
         let slots = Slots::new(1, 8);
         let first = slots.try_take().unwrap();
-        drop(slots.take(For::Forward, None));
+        drop(slots.take(For::Forward, &who(0), None));
         drop(first);
         assert!(slots.try_take().is_some());
     }
@@ -317,11 +330,11 @@ mod tests {
     async fn closing_tells_those_who_wait() {
         let slots = Slots::new(1, 0);
         let first = slots.try_take().unwrap();
-        let waiting = slots.take(For::Rollback, None);
+        let waiting = slots.take(For::Rollback, &who(0), None);
         slots.close();
         assert!(waiting.await.is_none());
         let Entered::Place(place) = slots.enter(&who(0)) else { panic!("nobody is refused for load now") };
-        assert!(slots.take(For::Forward, Some(place)).await.is_none());
+        assert!(slots.take(For::Forward, &who(0), Some(place)).await.is_none());
         drop(first);
         assert!(slots.try_take().is_none());
     }
@@ -379,5 +392,30 @@ mod tests {
         assert_eq!([1, 2, 3, 2, 1].map(told), [8.0, 12.0, 16.0, 12.0, 8.0]);
         (4..40).for_each(|number| _ = slots.turn_away(&who(number)));
         assert_eq!(told(40), MOST.as_secs_f64());
+    }
+
+    #[tokio::test]
+    async fn a_flood_about_one_application_leaves_the_others_their_places_and_their_turn() {
+        let slots = Slots::new(1, 64);
+        let (flooder, other) = (who(0), who(1));
+        let Entered::Slot(first) = slots.enter(&flooder) else { panic!("one is free") };
+        let mut flood = Vec::new();
+        while let Entered::Place(place) = slots.enter(&flooder) {
+            flood.push(slots.line_up(For::Forward, &flooder.application, Some(place)).unwrap_err());
+        }
+        slots.turn_away(&flooder);
+        assert_eq!(flood.len(), 32);
+        // What can't be refused, and is far more than the line holds.
+        flood.extend((0..1000).map(|_| slots.line_up(For::Forward, &flooder.application, None).unwrap_err()));
+        let Entered::Place(place) = slots.enter(&other) else { panic!("there is room for another") };
+        let waiting = slots.take(For::Forward, &other, Some(place));
+        // It waits for one script of the other application, and not for all of them.
+        drop(first);
+        let one = flood.remove(0).await.unwrap();
+        drop(one);
+        let slot = waiting.await.unwrap();
+        assert!(flood.iter_mut().all(|waiting| waiting.try_recv().is_err()), "it was not their turn");
+        drop(slot);
+        assert!(flood.remove(0).await.is_ok());
     }
 }
