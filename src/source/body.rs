@@ -9,6 +9,7 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value};
 
+use super::json;
 use crate::domain::names::{Application, Cluster, InvalidName, Name, Namespace, Revision};
 use crate::domain::record::{About, Payload};
 
@@ -40,8 +41,8 @@ impl Body {
         let text = std::str::from_utf8(bytes).map_err(|error| {
             BadCall(format!("the body is not UTF-8 from its byte {} on; {EXAMPLE}", error.valid_up_to()))
         })?;
-        let value: Value =
-            serde_json::from_str(text).map_err(|error| BadCall(format!("the body is not JSON: {error}; {EXAMPLE}")))?;
+        let value: Value = json::read(text.as_bytes())
+            .map_err(|error| BadCall(format!("the body is not JSON: {error}; {EXAMPLE}")))?;
         Self::of(value)
     }
 

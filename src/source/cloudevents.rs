@@ -8,6 +8,7 @@ use http::HeaderMap;
 use serde_json::{Map, Value};
 
 use super::body::{essence, media_type};
+use super::json;
 use crate::domain::names::Shown;
 
 /// The longest `source` and `id` together, in bytes: they become the name of a call.
@@ -80,8 +81,7 @@ fn binary(headers: &HeaderMap, body: &[u8]) -> Result<CloudEvent, BadEvent> {
 }
 
 fn structured(body: &[u8]) -> Result<CloudEvent, BadEvent> {
-    let value: Value =
-        serde_json::from_slice(body).map_err(|error| malformed(format!("the CloudEvent is not JSON: {error}")))?;
+    let value: Value = json::read(body).map_err(|error| malformed(format!("the CloudEvent is not JSON: {error}")))?;
     let Value::Object(mut fields) = value else {
         return Err(malformed("the CloudEvent is not a JSON object".to_owned()));
     };

@@ -23,6 +23,7 @@ pub mod fuzz;
 pub mod generic;
 pub mod github;
 pub mod idempotency;
+mod json;
 pub mod loadtester;
 pub mod render;
 

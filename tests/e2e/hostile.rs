@@ -167,3 +167,70 @@ async fn who_follows_a_run_and_never_reads_does_not_hold_up_the_end() {
     world.stop().await;
     drop(deaf);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_about_one_application_holds_up_no_other() {
+    let world = World::new()
+        .set("/execution/maxConcurrent", json!(2))
+        .set("/execution/queue", json!(4))
+        .pipeline("flooded.yaml", &pipeline_for("test", "podinfo", &[stage("flooded", "pre-rollout")]))
+        .pipeline("other.yaml", &pipeline_for("test", "other", &[stage("other", "pre-rollout")]))
+        .started()
+        .await;
+    let client = world.client();
+    let other = json!({"namespace": "test", "name": "other", "revision": "b1"});
+    // As many calls of one hook as there may be: all join one script.
+    let mut gate = world.gate("flooded");
+    let flood: Vec<_> = (0..500).map(|_| client.hold("/hooks/generic/pre-rollout", &generic("a1"))).collect();
+    gate.entered().await;
+    client.held_calls(500).await;
+    client.post("/hooks/generic/pre-rollout", &other).await.expect(200);
+    client.get("/readyz").await.expect(200);
+    assert!(flood.iter().all(crate::support::http::Held::is_held));
+    gate.open().await;
+    for call in flood {
+        call.answer().await.expect(200);
+    }
+    assert_eq!(world.starts(), ["flooded", "other"]);
+    // Each of another revision: each supersedes the one before it, whose script is killed, and which is undone.
+    let mut revisions = Vec::new();
+    for number in 0..200 {
+        revisions.push(client.hold("/hooks/generic/pre-rollout?wait=0s", &generic(&format!("r{number}"))));
+    }
+    let other = json!({"namespace": "test", "name": "other", "revision": "b2"});
+    client.post("/hooks/generic/pre-rollout", &other).await.expect(200);
+    client.get("/healthz").await.expect(200);
+    client.get("/metrics").await.expect(200);
+    for call in revisions {
+        assert!(matches!(call.answer().await.status, 200 | 501 | 503));
+    }
+    drop(gate);
+    world.verify();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_about_applications_that_are_not_there_leaves_nothing() {
+    let world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
+    let client = world.client();
+    let made_up = |number: usize| {
+        let body = json!({"namespace": "test", "name": format!("made-up-{number}"), "revision": "a1"});
+        client.hold("/hooks/generic/pre-rollout", &body)
+    };
+    // The first warm up what is kept for all.
+    for call in (0..500).map(made_up).collect::<Vec<_>>() {
+        call.answer().await.expect(404);
+    }
+    let (_, before) = size(world.server().pid());
+    for round in 0..8 {
+        for call in (0..500).map(|number| made_up(1000 * round + number)).collect::<Vec<_>>() {
+            call.answer().await.expect(404);
+        }
+    }
+    let (_, after) = size(world.server().pid());
+    // A kilobyte for each would be 4 MB; what one round needs at once is there already.
+    assert!(after < before + (16 << 20), "from {before} to {after} bytes");
+    assert!(client.deployments().await.is_empty());
+    let head = world.command(&["ledger", "head", "--output", "json"]);
+    assert!(!String::from_utf8_lossy(&head.stdout).contains("made-up"), "{head:?}");
+    client.generic("pre-rollout", "a1").await.expect(200);
+}

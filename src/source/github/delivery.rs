@@ -6,6 +6,7 @@ use http::HeaderMap;
 use serde_json::Value;
 
 use super::super::body::{BadCall, kind, line, media_type, nul};
+use super::super::json;
 use crate::domain::call::CallKey;
 use crate::domain::names::{Application, Cluster, Name, Namespace, Shown};
 use crate::domain::record::{About, Payload};
@@ -162,8 +163,7 @@ fn json(headers: &HeaderMap, body: &[u8]) -> Result<Value, BadCall> {
     } else {
         body
     };
-    let value: Value =
-        serde_json::from_slice(text).map_err(|error| BadCall(format!("the body is not JSON: {error}")))?;
+    let value: Value = json::read(text).map_err(|error| BadCall(format!("the body is not JSON: {error}")))?;
     if !value.is_object() {
         return Err(BadCall(format!("the body is {}, not an object", kind(&value))));
     }

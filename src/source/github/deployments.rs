@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::super::body::{BadCall, line};
+use super::super::json;
 use super::super::{Parsed, Read};
 use super::delivery::Delivery;
 use super::report::{self, To};
@@ -143,7 +144,7 @@ fn metadata(delivery: &Delivery, environment: &str, state: Option<&str>) -> Resu
     let mut metadata = BTreeMap::new();
     // Whoever creates a deployment puts in here what they like; older API versions keep it as text.
     let own = match delivery.at("deployment.payload") {
-        Some(Value::String(text)) => serde_json::from_str(text).ok(),
+        Some(Value::String(text)) => json::read(text.as_bytes()).ok(),
         other => other.cloned(),
     };
     if let Some(Value::Object(own)) = own {
