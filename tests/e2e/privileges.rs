@@ -177,6 +177,39 @@ async fn what_that_user_must_reach_and_must_not_is_checked_at_the_start() {
     refused(&world, &["there is no user no-such-user on this machine"]);
 }
 
+/// Not root, but with the capabilities that it takes, as a systemd unit gives them. Its own program may lie where that
+/// user can't go, so it is a copy.
+const WITH_CAPABILITIES: &[&str] = &[
+    "sh",
+    "-c",
+    "shift; all=+setuid,+setgid,+kill,+chown,+dac_override,+fowner; exec setpriv --reuid=65534 --regid=65534 \
+     --clear-groups --inh-caps=$all --ambient-caps=$all \"$E2E_DIR/program\" \"$@\"",
+    "sh",
+];
+
+#[tokio::test]
+async fn a_service_with_capabilities_hands_none_of_them_on() {
+    if !can_run_as() || !is_there("setpriv") {
+        return;
+    }
+    let script =
+        "echo $(id -u); (trap '' TERM; env -i setsid sleep 1000 &); grep -E '^Cap(Inh|Prm|Eff|Amb)' /proc/self/status";
+    let world = world(json!("3999999999:3999999998"), script);
+    std::fs::copy(env!("CARGO_BIN_EXE_stagehook"), world.path().join("program")).unwrap();
+    for path in [world.path().to_owned(), world.path().join("pipelines")] {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let world = world.launched_by(WITH_CAPABILITIES).started().await;
+    let (run, log) = ran(&world, 200).await;
+    let lines: Vec<_> = log.lines().collect();
+    assert_eq!(lines[0], "3999999999", "{log}");
+    assert_eq!(lines.len(), 5, "{log}");
+    assert!(lines[1..].iter().all(|line| line.ends_with("\t0000000000000000")), "{log}");
+    assert_eq!(run["message"], "exit code 0; 1 process left behind was killed");
+    let left: Vec<_> = std::fs::read_dir(world.path().join("elsewhere")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[tokio::test]
 async fn a_service_that_may_not_is_refused_with_what_to_do() {
     let as_another: &'static [&'static str] = if geteuid().is_root() {
