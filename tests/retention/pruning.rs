@@ -57,7 +57,7 @@ async fn whole_deployments_go_with_all_they_have_and_the_rest_is_as_it_was() {
 async fn what_is_young_or_live_or_newest_stops_it() {
     type Fill<'a> = &'a dyn Fn(&mut Filler);
     let old = |filler: &mut Filler, count| whole(filler, count).len();
-    let cases: [(&str, usize, Fill); 7] = [
+    let cases: [(&str, usize, Fill); 8] = [
         ("the newest are kept", 0, &|f| assert_eq!(old(f, 8), 8)),
         ("one more than these may go", 1, &|f| assert_eq!(old(f, 9), 9)),
         ("not ended", 2, &|f| {
@@ -74,6 +74,12 @@ async fn what_is_young_or_live_or_newest_stops_it() {
             let ids = whole(f, 20);
             f.at = ago(1);
             f.fact(Some(ids[1]), noted());
+        }),
+        ("told of within the time, and others have come since", 1, &|f| {
+            let ids = whole(f, 2);
+            f.at = ago(1);
+            f.fact(Some(ids[1]), noted());
+            old(f, 20);
         }),
         ("a script without end", 1, &|f| {
             old(f, 1);
