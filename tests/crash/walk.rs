@@ -3,6 +3,7 @@
 use stagehook::failpoint::Point;
 use stagehook::ledger;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio::sync::OnceCell;
 
 use crate::history;
@@ -14,6 +15,9 @@ use crate::support::processes;
 /// The hits that the walk is about, and those of whatever comes after.
 const HITS: &str = "hits";
 const LATER: &str = "hits.later";
+
+/// How long a story may take; in good weather it is over in a second. A caller that is held for ever is a fault, too.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// What happens in each telling of a story, before the walk adds its own.
 #[derive(Clone, Debug)]
@@ -62,7 +66,8 @@ impl Setting {
         let mut lives = self.lives(Some(fault.clone()));
         lives.extend(second.map(|second| Lives::new(LATER, &[], Some(second))));
         let mut telling = Telling::begin(self.story, lives).await;
-        Box::pin(telling.tell(self.story)).await;
+        let told = tokio::time::timeout(LONGEST, Box::pin(telling.tell(self.story))).await;
+        assert!(told.is_ok(), "it comes to no end: {fault:?}");
         let happened = telling.mortal.happened(HITS, &fault);
         Box::pin(telling.check()).await;
         happened

@@ -84,12 +84,13 @@ impl Killer {
         Self { dice, world, flaggers: flaggers.into(), contents: 0, heads: Vec::new(), compared: 0 }
     }
 
-    /// What the scripts do from now on.
+    /// What the scripts do from now on. A long one lives longer than a restart takes: with its supervisor killed it is
+    /// still there when the server comes back, unless that looks for it.
     fn fate(&mut self) {
         for name in NAMES {
             for stage in ["migrate", "smoke", "promote", "notify"] {
                 let stage = format!("{name}-{stage}");
-                for (what, chance) in [("slow", 3), ("fail", 12), ("stubborn", 6)] {
+                for (what, chance) in [("slow", 3), ("long", 6), ("fail", 12), ("stubborn", 6)] {
                     for key in [stage.clone(), format!("undo.{stage}")] {
                         let file = self.world.path().join(format!("{what}.{key}"));
                         // What undoes may fail, too, but not often.
@@ -157,7 +158,7 @@ impl Killer {
     async fn settle(mut self) {
         for entry in std::fs::read_dir(self.world.path()).unwrap().flatten() {
             let name = entry.file_name().into_string().unwrap();
-            if ["fail.", "slow.", "stubborn."].iter().any(|what| name.starts_with(what)) {
+            if ["fail.", "slow.", "long.", "stubborn."].iter().any(|what| name.starts_with(what)) {
                 std::fs::remove_file(entry.path()).unwrap();
             }
         }

@@ -36,6 +36,7 @@ if [ -e "$E2E_DIR/hang.$key" ]; then
   : > "$E2E_DIR/hangs.$key"
   exec sleep 60
 fi
+[ -e "$E2E_DIR/long.$key" ] && sleep 0.5
 while [ -e "$E2E_DIR/hold.$key" ]; do sleep 0.01; done
 if [ -p "$E2E_DIR/$key.in" ]; then
   echo $$ > "$E2E_DIR/$key.in"
