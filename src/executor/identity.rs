@@ -130,9 +130,16 @@ impl Identity {
     pub fn has_its_places(&self, places: Places<'_>) -> Result<(), Vec<String>> {
         let look = || {
             let mut faults = Vec::new();
-            for (setting, path) in [("execution.workDir", places.work_dir), ("pipelines", places.pipelines)] {
-                faults.extend(self.unreachable(setting, path).err());
+            // What is not there yet the service makes, such that it can be entered; but not in the ledger's own folder.
+            let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let private =
+                places.ledger.parent().is_some_and(|own| absolute(places.work_dir).starts_with(absolute(own)));
+            if private || places.work_dir.exists() {
+                faults.extend(self.unreachable("execution.workDir", places.work_dir).err());
+            } else if let Some(above) = places.work_dir.ancestors().find(|path| path.exists()) {
+                faults.extend(self.unreachable("execution.workDir", above).err());
             }
+            faults.extend(self.unreachable("pipelines", places.pipelines).err());
             faults.extend(self.can_reach_the_ledger(places.ledger));
             faults
         };

@@ -152,6 +152,11 @@ async fn what_that_user_must_reach_and_must_not_is_checked_at_the_start() {
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(told.iter().all(|told| text.contains(told)), "{text}");
     };
+    // What is not there yet is made at the start, and no fault before it.
+    let new = world(json!(USER), "true").started().await;
+    std::fs::remove_dir_all(new.path().join("elsewhere")).unwrap();
+    let output = new.command(&["check"]);
+    assert!(output.status.success(), "{output:?}");
     // Its folder lies beside the ledger, in a directory that is nobody else's.
     let mut world = world(json!(USER), "true").set("/execution/workDir", Value::Null);
     world.spawn();
