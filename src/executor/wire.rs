@@ -76,7 +76,11 @@ impl Order {
             [_] => return Err(invalid()),
         };
         let mut limits = Vec::new();
-        for _ in 0..number(from)? / 2 {
+        let numbers = number(from)?;
+        if numbers % 2 != 0 {
+            return Err(invalid());
+        }
+        for _ in 0..numbers / 2 {
             limits.push((Limited::of_number(number(from)?).ok_or_else(invalid)?, number(from)?));
         }
         Ok(Self { argv, env, directory, kill_grace, credentials, limits })
