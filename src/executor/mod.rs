@@ -53,7 +53,7 @@ use crate::domain::ids::RunId;
 use crate::domain::pipeline::EnvValue;
 use crate::domain::record::Ending;
 
-/// The variable that marks every process of a run, its supervisor included. Beside it each carries a [`tag`].
+/// The variable that marks every process of a run, its supervisor included. Beside it each carries a `tag`.
 pub const MARKER: &str = "STAGEHOOK_RUN_ID";
 
 /// Where the time comes from.
