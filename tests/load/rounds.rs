@@ -4,7 +4,7 @@ use crate::canary;
 use crate::metrics::{Metrics, open_files, resident};
 use crate::thousand::{applications, begin};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_stays_flat() {
@@ -17,9 +17,9 @@ async fn memory_stays_flat() {
         samples.push((resident(pid), open_files(pid)));
     }
     println!("after each round: memory in KiB, and open files: {samples:?}");
-    // The first round fills the database's caches and brings up threads. After that each ends where the one before did.
-    let (first, last) = (samples[1], samples[ROUNDS - 1]);
-    assert!(last.0 * 100 <= first.0 * 115 + 100 * 1024, "{samples:?}");
+    // The first two rounds fill the database's caches and bring up threads. After that each ends where the one before did.
+    let (first, last) = (samples[2], samples[ROUNDS - 1]);
+    assert!(last.0 * 100 <= first.0 * 110 + 100 * 1024, "{samples:?}");
     // The ledger's readers come and go; a file left open by each canary would be many more.
     assert!(last.1 <= first.1 + 16, "{samples:?}");
 }
