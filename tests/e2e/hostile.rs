@@ -15,6 +15,9 @@ use crate::support::poll::{poll_until, within};
 /// How many connections the crowd has.
 const CROWD: usize = 10_000;
 
+/// There is one crowd at a time: two would take more files together than this one process may open.
+static ONE_CROWD: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// What a service may grow by for each connection that it keeps.
 const EACH: u64 = 32 * 1024;
 
@@ -83,6 +86,7 @@ async fn ten_thousand_idle_connections() {
     if !may_open(CROWD as u64 + 1000) {
         return;
     }
+    let _alone = ONE_CROWD.lock().await;
     // As a service is usually started. What it needs it takes by itself.
     let world = world(&["prlimit", "--nofile=1024:"]).started().await;
     let (address, pid) = (world.server().address.clone(), world.server().pid());
@@ -106,6 +110,7 @@ async fn ten_thousand_idle_connections_that_are_all_kept() {
     if !may_open(CROWD as u64 + 1000) {
         return;
     }
+    let _alone = ONE_CROWD.lock().await;
     let world = world(&[]).set("/server/maxConnections", json!(CROWD + 100)).set("/server/headerTimeout", json!("10m"));
     let world = world.started().await;
     let (address, pid) = (world.server().address.clone(), world.server().pid());
