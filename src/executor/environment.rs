@@ -4,7 +4,7 @@
 //! attempt, which the executor adds. What a caller sent becomes a value and nothing else: it never
 //! reaches a shell's line.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use jiff::Timestamp;
 use serde_json::json;
@@ -150,24 +150,33 @@ impl Environment {
     /// Takes out what would keep a script from being started, the longest first, and tells the names. A forward stage is
     /// refused for such a text instead: it must not run on half of what it was told. What undoes one must run.
     fn shorten(&mut self) -> Vec<String> {
-        let mut left_out = Vec::new();
-        loop {
-            let lengths = || self.0.iter().map(|(name, value)| name.len() + value_length(value));
-            let Some((longest, length)) = lengths().enumerate().max_by_key(|(_, length)| *length) else { break };
-            if length <= LONGEST && lengths().sum::<usize>() <= MOST {
-                break;
-            }
-            // Empty rather than unset, for scripts that stop at an unset variable; a name alone may be too long, too.
-            match &mut self.0[longest] {
-                (name, value) if value_length(value) > 0 => {
-                    left_out.push(name.clone());
-                    *value = EnvValue::Plain(String::new());
-                }
-                _ => drop(self.0.remove(longest)),
+        // A caller may send a hundred thousand of them: each is looked at twice at most.
+        let mut by_length: BinaryHeap<_> = self.0.iter().map(entry_length).zip(0..).collect();
+        let mut all: usize = self.0.iter().map(entry_length).sum();
+        let (mut left_out, mut gone) = (Vec::new(), BTreeSet::new());
+        while let Some((length, index)) = by_length.pop().filter(|(length, _)| *length > LONGEST || all > MOST) {
+            all -= length;
+            let entry: &mut (String, EnvValue) = &mut self.0[index];
+            // Empty rather than unset, for scripts that stop at an unset variable; the names may be too long, too.
+            if value_length(&entry.1) > 0 {
+                left_out.push(entry.0.clone());
+                entry.1 = EnvValue::Plain(String::new());
+                let length = entry_length(entry);
+                all += length;
+                by_length.push((length, index));
+            } else {
+                gone.insert(index);
             }
         }
+        let mut index = 0..;
+        self.0.retain(|_| index.next().is_some_and(|index| !gone.contains(&index)));
         left_out
     }
+}
+
+/// What one takes of the space that a process is started with: `NAME=value`, its end, and where it stands.
+fn entry_length((name, value): &(String, EnvValue)) -> usize {
+    name.len() + value_length(value) + 2 + size_of::<usize>()
 }
 
 fn value_length(value: &EnvValue) -> usize {
@@ -237,16 +246,28 @@ mod tests {
         let long = |length: usize| EnvValue::Plain("x".repeat(length));
         let mut told = Environment(vec![
             ("A".into(), long(LONGEST)),
-            ("B".into(), long(LONGEST - 1)),
+            ("B".into(), long(LONGEST - 11)),
             ("C".into(), EnvValue::Plain("kept".into())),
         ]);
         assert_eq!(told.shorten(), ["A"]);
         let lengths: Vec<_> = told.0.iter().map(|(_, value)| value_length(value)).collect();
-        assert_eq!(lengths, [0, LONGEST - 1, 4]);
+        assert_eq!(lengths, [0, LONGEST - 11, 4]);
         let mut many = Environment((0..40).map(|n| (format!("V{n}"), long(MOST / 32))).collect());
         assert_eq!(many.shorten().len(), 9, "with their names 31 of them fit");
         let mut name = Environment(vec![("N".repeat(LONGEST + 1), EnvValue::Plain("x".into()))]);
         assert_eq!(name.shorten().len(), 1);
         assert!(name.0.is_empty());
+    }
+
+    #[test]
+    fn many_short_texts_keep_no_rollback_from_running() {
+        // What fits into a call of 1 MiB. Looked at again for each that goes, they took a minute.
+        let mut many = Environment(
+            (0..110_000).map(|n| (format!("STAGEHOOK_METADATA_K{n}"), EnvValue::Plain("x".into()))).collect(),
+        );
+        let left_out = many.shorten();
+        assert!(left_out.len() >= 110_000 - many.0.len(), "each that is missing is told: {}", left_out.len());
+        let all: usize = many.0.iter().map(entry_length).sum();
+        assert!((MOST - 64..=MOST).contains(&all), "{all}");
     }
 }

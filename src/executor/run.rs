@@ -25,6 +25,9 @@ use crate::failpoint::{self, Point};
 /// The longest value of `STAGEHOOK_OUTPUTS`: a variable may have 128 KiB on Linux, with its name.
 const LONGEST_OUTPUTS: usize = 128 * 1024 - 64;
 
+/// How many variables that a caller's text is too long for are named in a run's output.
+const NAMES: usize = 16;
+
 /// Runs a job to its end. It can't fail: whatever goes wrong is an ending.
 pub async fn run(settings: Arc<Settings>, clock: Clock, job: Job, mut stops: Stops, mut output: Recorder) -> Finished {
     let mut ending = match attempts(&settings, &clock, job, &mut stops, &mut output).await {
@@ -60,8 +63,11 @@ async fn attempts(
         walk.output.note(&format!("[stagehook] {note}"));
     }
     if !walk.job.not_told.is_empty() {
-        let names = walk.job.not_told.join(", ");
-        walk.output.note(&format!("[stagehook] what the caller sent is too long for {names}; the event file has it"));
+        let (told, more) = walk.job.not_told.split_at(walk.job.not_told.len().min(NAMES));
+        let names = told.join(", ");
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+        walk.output
+            .note(&format!("[stagehook] what the caller sent is too long for {names}{more}; the event file has it"));
     }
     let mut all = Vec::new();
     let mut last = Ending::plain(Outcome::Failed, "");
@@ -238,12 +244,17 @@ impl Walk<'_> {
                 });
                 Step { outcome, exit: Some(exit), message }
             }
-            (Some(Report::Ended { exit, left_behind, .. }), _) => {
+            // Its exit code is not its own: a trap that cleans up and exits 0 has not done what it was started for.
+            (Some(Report::Ended { exit, stopped: true, .. }), None) => {
+                let end = told(exit);
+                let message = format!(
+                    "its supervisor was told from outside to stop, by a signal, and stopped the script ({end})"
+                );
+                Step { outcome: Outcome::Failed, exit: Some(exit), message }
+            }
+            (Some(Report::Ended { exit, stopped: false, left_behind, .. }), _) => {
                 let outcome = if exit == Exit::Code(0) { Outcome::Succeeded } else { Outcome::Failed };
-                let mut message = match exit {
-                    Exit::Code(code) => format!("exit code {code}"),
-                    Exit::Signal(signal) => format!("killed by signal {signal}{}", signal_name(signal)),
-                };
+                let mut message = told(exit);
                 message.push_str(&self.limit_hit(exit));
                 message.push_str(&match left_behind {
                     0 => String::new(),
@@ -298,6 +309,14 @@ impl Walk<'_> {
         env.extend(self.resolved.env.clone());
         env.insert(MARKER.to_owned(), self.job.run.to_string().into_bytes());
         env.into_iter().map(|(name, value)| (name.into_bytes(), value)).collect()
+    }
+}
+
+/// How a script ended, in words.
+fn told(exit: Exit) -> String {
+    match exit {
+        Exit::Code(code) => format!("exit code {code}"),
+        Exit::Signal(signal) => format!("killed by signal {signal}{}", signal_name(signal)),
     }
 }
 

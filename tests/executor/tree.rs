@@ -104,6 +104,18 @@ async fn a_signal_to_the_supervisor_ends_the_script_and_not_the_proof() {
 }
 
 #[tokio::test]
+async fn a_script_that_was_told_to_stop_has_not_succeeded() {
+    let world = World::new();
+    let script = "trap 'echo cleaning up; exit 0' TERM; kill -TERM $PPID; while :; do sleep 0.05; done; echo migrated";
+    let ending = world.run(script).await.ending;
+    assert_eq!((ending.outcome, ending.exit_code), (Outcome::Failed, Some(0)));
+    assert_eq!(
+        ending.message,
+        "its supervisor was told from outside to stop, by a signal, and stopped the script (exit code 0)"
+    );
+}
+
+#[tokio::test]
 async fn fork_loops_are_ended() {
     let world = World::new();
     for script in [
