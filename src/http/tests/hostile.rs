@@ -9,12 +9,9 @@ use tokio::net::TcpStream;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::Site;
-use super::wire::{BODY, Served, exchange, post, served_with};
+use super::wire::{BODY, FOREVER, Served, exchange, post, served_with};
 use crate::domain::names::Source;
 use crate::http::{Settings, SourceSettings};
-
-/// Far more than anything here takes: who waits so long has found a bug.
-const FOREVER: Duration = Duration::from_secs(60);
 
 const SHORT: Duration = Duration::from_millis(80);
 

@@ -7,12 +7,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::{Logged, Site};
 use crate::config::tls::{ClientAuth, Tls};
 use crate::http::{Settings, serve};
 
 pub(super) const BODY: &[u8] = br#"{"name": "podinfo", "namespace": "test", "checksum": "7d7b"}"#;
+
+/// Far more than anything here takes: who waits so long has found a bug.
+pub(super) const FOREVER: Duration = Duration::from_secs(60);
 
 pub(super) struct Served {
     pub address: SocketAddr,
@@ -48,9 +52,12 @@ pub(super) async fn served_with(settings: Settings) -> Served {
 impl Served {
     /// Waits until so many calls are held.
     pub async fn held_calls(&self, count: usize) {
-        while self.site.state.engine.gauges().held_calls != count {
-            tokio::task::yield_now().await;
-        }
+        let held = async {
+            while self.site.state.engine.gauges().held_calls != count {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(FOREVER, held).await.unwrap_or_else(|_| panic!("{count} calls are held"));
     }
 
     /// Asks it to stop, and waits until it has.
@@ -65,7 +72,8 @@ pub(super) async fn exchange(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
+    let read = timeout(FOREVER, stream.read_to_end(&mut answer)).await;
+    read.unwrap_or_else(|_| panic!("the server closes after {:?}", String::from_utf8_lossy(bytes))).unwrap();
     String::from_utf8_lossy(&answer).into_owned()
 }
 
