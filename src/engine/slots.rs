@@ -196,6 +196,13 @@ impl Slots {
         drop(waiting);
     }
 
+    /// What is kept in the line, of rollbacks, of forward scripts by application, and of who was turned away.
+    #[cfg(test)]
+    pub fn kept(&self) -> (usize, [usize; 2], [usize; 2]) {
+        let state = lock(&self.0);
+        (state.rollbacks.len(), state.forward.kept(), state.turned_away.kept())
+    }
+
     /// How many are taken, and how many wait.
     pub fn usage(&self) -> (usize, usize) {
         let state = lock(&self.0);

@@ -1,6 +1,7 @@
 //! Moments that can't be brought about from outside: a commit in doubt, another writer in between. No script runs
 //! here: what stages have done is written into the ledger beside the engine.
 
+mod kept;
 mod retention;
 
 use std::collections::BTreeSet;
@@ -88,10 +89,14 @@ fn settings() -> Settings {
 }
 
 async fn start(folder: &Path, settings: Settings) -> Engine {
+    start_with(folder, settings, Catalog::default(), "/proc/self/exe").await
+}
+
+async fn start_with(folder: &Path, settings: Settings, catalog: Catalog, supervisor: &str) -> Engine {
     let ledger = Ledger::open_waiting(&folder.join("ledger.db"), Duration::from_millis(20)).unwrap();
     let executor = Executor::new(
         executor::Settings {
-            supervisor: "/proc/self/exe".into(),
+            supervisor: supervisor.into(),
             work_dir: folder.join("work"),
             kill_grace: Duration::from_secs(1),
             output_limit: 1000,
@@ -99,7 +104,7 @@ async fn start(folder: &Path, settings: Settings) -> Engine {
         },
         Arc::new(clock::now),
     );
-    let (_, catalog) = watch::channel(Arc::new(Catalog::default()));
+    let (_, catalog) = watch::channel(Arc::new(catalog));
     Engine::start(settings, ledger, executor, catalog).await.unwrap()
 }
 

@@ -69,6 +69,12 @@ impl TurnedAway {
         *self = Self::default();
     }
 
+    /// How many are remembered, by either way to look for them.
+    #[cfg(test)]
+    pub fn kept(&self) -> [usize; 2] {
+        [self.numbers.len(), self.in_order.len()]
+    }
+
     fn sweep(&mut self, now: Instant) {
         if self.swept.is_some_and(|swept| now < swept + SWEEP) {
             return;

@@ -103,6 +103,12 @@ impl<T> Turns<T> {
         self.order.retain(|application| of.get(application).is_some_and(|own| !own.waiting.is_empty()));
     }
 
+    /// Of how many applications something is kept, and how many have a turn to come.
+    #[cfg(test)]
+    pub fn kept(&self) -> [usize; 2] {
+        [self.of.len(), self.order.len()]
+    }
+
     /// All who wait.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.of.values().flat_map(|own| &own.waiting)

@@ -401,3 +401,106 @@ impl<B: Body + Unpin> Body for Going<B> {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{DuplexStream, duplex};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::http::seats::Seats;
+
+    const TIMES: Times =
+        Times { header: Duration::from_secs(10), idle: Duration::from_secs(100), write: Duration::from_secs(20) };
+
+    fn line(accepted: Instant) -> (DuplexStream, Line) {
+        let (caller, ours) = duplex(64);
+        let seat = Seats::new(1).take(CancellationToken::new(), accepted).unwrap();
+        (caller, Line::new(ours, Arc::new(seat), TIMES, accepted))
+    }
+
+    async fn byte(caller: &mut DuplexStream, line: &mut Line) {
+        caller.write_all(b"x").await.unwrap();
+        line.read_exact(&mut [0]).await.unwrap();
+    }
+
+    fn due(line: &Line) -> Option<(Instant, Overdue)> {
+        line.lock().due()
+    }
+
+    #[tokio::test]
+    async fn headers_have_one_time_for_all_of_their_bytes() {
+        let accepted = Instant::now();
+        let (mut caller, mut line) = line(accepted);
+        assert_eq!(due(&line), Some((accepted + TIMES.header, Overdue::Idle)));
+        for _ in 0..5 {
+            byte(&mut caller, &mut line).await;
+            assert_eq!(due(&line), Some((accepted + TIMES.header, Overdue::Header)));
+        }
+        let open = line.open(true);
+        byte(&mut caller, &mut line).await;
+        assert_eq!(due(&line), None, "the time of a body is its reader's");
+        drop(open);
+        let (until, why) = due(&line).unwrap();
+        assert!(why == Overdue::Idle && until >= accepted + TIMES.idle);
+        // Those of the next request have theirs from their first byte on.
+        byte(&mut caller, &mut line).await;
+        let next = due(&line);
+        assert!(next.is_some_and(|(until, why)| why == Overdue::Header && until >= accepted + TIMES.header));
+        byte(&mut caller, &mut line).await;
+        assert_eq!(due(&line), next);
+    }
+
+    #[tokio::test]
+    async fn an_answer_has_its_time_from_when_nothing_of_it_was_taken_any_more() {
+        let (mut caller, mut line) = line(Instant::now());
+        byte(&mut caller, &mut line).await;
+        let _open = line.open(false);
+        line.write_all(&[b'x'; 64]).await.unwrap();
+        assert_eq!(due(&line), None);
+        let mut first = None;
+        for _ in 0..3 {
+            assert!(futures_util::poll!(pin!(line.write(b"x"))).is_pending());
+            first = first.or(due(&line));
+            assert!(matches!(due(&line), Some((_, Overdue::Write))));
+            assert_eq!(due(&line), first, "who asks again does not begin again");
+        }
+        caller.read_exact(&mut [0]).await.unwrap();
+        line.write_all(b"x").await.unwrap();
+        assert_eq!(due(&line), None, "something was taken");
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_has_a_bound_and_comes_in_order() {
+        let (mut caller, line) = line(Instant::now());
+        let _open = line.open(false);
+        let waiting = line.wait();
+        let flood = tokio::spawn(async move {
+            for number in 0..10_000_u32 {
+                caller.write_all(&[number.to_be_bytes().as_slice(), &[0; 28]].concat()).await.unwrap();
+            }
+        });
+        // Over when nothing more is taken: the caller is still there, and so this never ends.
+        let mut hung_up = Box::pin(line.hung_up());
+        let taken = async {
+            while line.lock().ahead.len() < AHEAD {
+                assert!(futures_util::poll!(hung_up.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..1000 {
+                assert!(futures_util::poll!(hung_up.as_mut()).is_pending());
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), taken).await.expect("it is read ahead");
+        assert!(line.lock().ahead.len() < AHEAD + 1024);
+        drop((waiting, hung_up));
+        let mut line = line;
+        let mut piece = [0; 32];
+        for number in 0..10_000_u32 {
+            line.read_exact(&mut piece).await.unwrap();
+            assert_eq!(piece[..4], number.to_be_bytes());
+        }
+        flood.await.unwrap();
+    }
+}
