@@ -8,7 +8,7 @@
 pub type Target = fn(&[u8]);
 
 /// Every target, by its name in `fuzz/`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("request", crate::http::fuzz::request),
     ("credentials", crate::source::fuzz::credentials),
     ("pipeline", crate::config::fuzz::pipeline),
@@ -19,6 +19,11 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("mask", crate::executor::fuzz::mask),
     ("records", crate::ledger::fuzz::records),
     ("wire", crate::executor::fuzz::wire),
+    ("replies", crate::reporter::fuzz::replies),
+    ("pem", |data| {
+        crate::config::fuzz::pem(data);
+        crate::reporter::fuzz::key(data);
+    }),
 ];
 
 /// Runs one of them.

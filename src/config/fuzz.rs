@@ -5,12 +5,16 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::catalog::{check_names, check_ties};
 use super::diagnostic::{Diagnostic, Severity};
 use super::pipeline::{self, Defaults};
 use super::secret::Environment;
 use super::selector::Pattern;
 use super::settings::Settings;
+use super::tls;
 use super::yaml;
 use crate::domain::names::{Application, Source};
 use crate::domain::pipeline::{Pipeline, PipelineHash};
@@ -51,6 +55,33 @@ pub fn pipeline(data: &[u8]) {
         let application: Application = "eu:test/octo/app".parse().unwrap_or_else(|error| panic!("{error}"));
         let _ = Source::ALL.map(|source| loaded.selector.matches(source, &application));
     }
+}
+
+/// `pem`: a file with certificates, or with a key.
+pub fn pem(data: &[u8]) {
+    let text: Vec<u8> = data.iter().copied().filter(u8::is_ascii_graphic).collect();
+    let has = |der: &[u8]| {
+        let inside = STANDARD.encode(der);
+        assert!(text.windows(inside.len()).any(|window| window == inside.as_bytes()), "it is what stands there");
+    };
+    match tls::certificates_in(data) {
+        Ok(found) => {
+            assert!(!found.is_empty());
+            found.iter().for_each(|one| has(one));
+        }
+        Err(why) => is_no_quotation(&why),
+    }
+    match tls::key_in(data) {
+        Ok(key) => has(key.secret_der()),
+        Err(why) => is_no_quotation(&why),
+    }
+}
+
+/// What is wrong with a file that may hold a key is told in one line, and in none of its bytes: not as text, and not as
+/// a list of numbers.
+pub(crate) fn is_no_quotation(why: &str) {
+    assert!(!why.is_empty() && why.len() < 150 && why.is_ascii(), "{why}");
+    assert!(!why.contains(|c: char| c.is_control() || matches!(c, '[' | '"')), "{why}");
 }
 
 /// `settings`: fields that a NUL ends: the settings file, then variables, `NAME=value`.

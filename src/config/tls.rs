@@ -101,21 +101,28 @@ impl Tls {
 
 /// The certificates of a PEM file; at least one.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = read(file)?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    certificates_in(&read(file)?)
+}
+
+pub(super) fn certificates_in(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
-        Ok(_) => Err(format!("there is no PEM certificate in it{}", instead(&text))),
-        Err(error) => Err(malformed(&error)),
+        Ok(_) => Err(format!("there is no PEM certificate in it{}", instead(text))),
+        Err(error) => Err(malformed(&error).to_owned()),
     }
 }
 
 /// The first private key of a PEM file.
 pub fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let text = read(file)?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        PemError::NoItemsFound => format!("there is no PEM private key in it{}", instead(&text)),
-        error => malformed(&error),
+    key_in(&read(file)?)
+}
+
+/// The first private key of a text in PEM.
+pub fn key_in(text: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(text).map_err(|error| match error {
+        PemError::NoItemsFound => format!("there is no PEM private key in it{}", instead(text)),
+        error => malformed(&error).to_owned(),
     })
 }
 
@@ -134,11 +141,11 @@ fn instead(text: &[u8]) -> &'static str {
 }
 
 /// The parser quotes what it stumbled over, which may be a piece of a key.
-fn malformed(error: &PemError) -> String {
+fn malformed(error: &PemError) -> &'static str {
     match error {
-        PemError::MissingSectionEnd { .. } => "its PEM has a beginning without an end".to_owned(),
-        PemError::Base64Decode(_) => "its PEM has a line that is not base64".to_owned(),
-        _ => "its PEM is malformed".to_owned(),
+        PemError::MissingSectionEnd { .. } => "its PEM has a beginning without an end",
+        PemError::Base64Decode(_) => "its PEM has a line that is not base64",
+        _ => "its PEM is malformed",
     }
 }
 

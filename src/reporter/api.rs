@@ -10,6 +10,7 @@ use http::header::{ACCEPT, AUTHORIZATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use reqwest::{Method, Url};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Credentials;
@@ -156,16 +157,7 @@ impl Api {
                 return Err(Refused { status: Some(status), unsent: Unsent::Never(why) });
             }
         }
-        if status.is_success() {
-            return Ok(answer);
-        }
-        let why = format!("{what}: GitHub answered {status}{}", said(&answer));
-        let unsent = match (passes(status, &headers, &answer), retry_after(&headers)) {
-            (false, _) => Unsent::Never(why),
-            (true, None) => Unsent::Later(why),
-            (true, Some(wanted)) => Unsent::NotBefore(why, wanted),
-        };
-        Err(Refused { status: Some(status), unsent })
+        answered(&what, status, &headers, answer)
     }
 
     /// A path of the API, with a repository in the middle.
@@ -190,6 +182,32 @@ impl Api {
         }
         url
     }
+}
+
+/// What an answer means that has come as a whole.
+pub(super) fn answered(
+    what: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    answer: Vec<u8>,
+) -> Result<Vec<u8>, Refused> {
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let why = format!("{what}: GitHub answered {status}{}", said(&answer));
+    let unsent = match (passes(status, headers, &answer), retry_after(headers)) {
+        (false, _) => Unsent::Never(why),
+        (true, None) => Unsent::Later(why),
+        (true, Some(wanted)) => Unsent::NotBefore(why, wanted),
+    };
+    Err(Refused { status: Some(status), unsent })
+}
+
+/// Reads an answer. It may be another one soon, as when a proxy has spoken.
+pub(super) fn understood<T: DeserializeOwned>(answer: &[u8], what: &str) -> Result<T, Unsent> {
+    // The parser repeats what it stumbled over, however long that is.
+    serde_json::from_slice(answer)
+        .map_err(|error| Unsent::Later(format!("GitHub's {what} is not understood: {}", one_line(&error.to_string()))))
 }
 
 /// Why a request got nothing.
@@ -240,10 +258,11 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 fn said(answer: &[u8]) -> String {
     let document: Option<Value> = serde_json::from_slice(answer).ok();
     let message = document.as_ref().and_then(|document| document.get("message")?.as_str());
-    message.map_or_else(String::new, |message| {
-        let line: String = message.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        format!(": {line}")
-    })
+    message.map_or_else(String::new, |message| format!(": {}", one_line(message)))
+}
+
+fn one_line(text: &str) -> String {
+    text.chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 fn causes(error: &reqwest::Error) -> String {

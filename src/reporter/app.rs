@@ -10,19 +10,20 @@ use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use reqwest::Method;
 use rustls::SignatureScheme;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::sign::SigningKey;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::api::{Api, Clock, bearer};
+use super::api::{Api, Clock, bearer, understood};
+use crate::config::tls;
 use crate::engine::report::Unsent;
 
 /// How long before its end a token is not used any more, in seconds.
 const SPARE: i64 = 120;
 /// How long a signature is good for; GitHub allows ten minutes.
 const SIGNED_FOR: i64 = 8 * 60;
+/// How many repositories' installations are remembered.
+const MOST_FOUND: usize = 4096;
 /// How much GitHub's clock may be behind ours.
 const CLOCKS_DIFFER: i64 = 60;
 
@@ -37,8 +38,8 @@ pub struct App {
 impl App {
     /// An app by its id (or client id) and its private key in PEM, as GitHub gives it.
     pub fn new(id: String, installation: Option<u64>, pem: &[u8]) -> Result<Self, String> {
-        let key =
-            PrivateKeyDer::from_pem_slice(pem).map_err(|error| format!("it is no private key in PEM: {error}"))?;
+        // The parser's own words may be a piece of the key.
+        let key = tls::key_in(pem).map_err(|why| format!("it is no private key in PEM: {why}"))?;
         let key = rustls::crypto::ring::sign::any_supported_type(&key)
             .map_err(|error| format!("it is no private key that can be used: {error}"))?;
         if key.choose_scheme(&[SignatureScheme::RSA_PKCS1_SHA256]).is_none() {
@@ -101,10 +102,13 @@ impl Installations {
         }
         let url = api.path(&["repos"], repository, &["installation"])?;
         let answer = api.ask(Method::GET, url, self.signed()?, None).await?;
-        let found: Installation = serde_json::from_slice(&answer)
-            .map_err(|error| Unsent::Later(format!("GitHub's installation is not understood: {error}")))?;
-        lock(&self.found).insert(repository.to_owned(), found.id);
-        Ok(found.id)
+        let id = installation_in(&answer)?;
+        let mut found = lock(&self.found);
+        if found.len() >= MOST_FOUND {
+            found.clear();
+        }
+        found.insert(repository.to_owned(), id);
+        Ok(id)
     }
 
     /// A token of an installation that is good for a while.
@@ -122,12 +126,11 @@ impl Installations {
                 lock(&self.found).retain(|_, found| *found != installation);
             }
         })?;
-        // Not the parser's own words: they may repeat what it read.
-        let Token { token, expires_at } = serde_json::from_slice(&answer)
-            .map_err(|_| Unsent::Later("GitHub's installation token is not understood".to_owned()))?;
-        let token =
-            bearer(&token).ok_or_else(|| Unsent::Never("GitHub's installation token is no header".to_owned()))?;
-        lock(&self.tokens).insert(installation, (token.clone(), expires_at));
+        let (token, until) = token_in(&answer)?;
+        let mut tokens = lock(&self.tokens);
+        // Of what is gone for good nobody would ask again.
+        tokens.retain(|_, (_, until)| *until > now);
+        tokens.insert(installation, (token.clone(), until));
         Ok(token)
     }
 
@@ -139,6 +142,20 @@ impl Installations {
     fn signed(&self) -> Result<HeaderValue, Unsent> {
         self.app.signed((self.clock)()).map_err(|why| Unsent::Never(format!("sources.github.api.app.key: {why}")))
     }
+}
+
+/// GitHub's answer to which installation a repository is in.
+pub(super) fn installation_in(answer: &[u8]) -> Result<u64, Unsent> {
+    understood(answer, "installation").map(|found: Installation| found.id)
+}
+
+/// GitHub's answer with a token, and when that ends.
+pub(super) fn token_in(answer: &[u8]) -> Result<(HeaderValue, Timestamp), Unsent> {
+    // Not the parser's own words: they may repeat what it read.
+    let Token { token, expires_at } = serde_json::from_slice(answer)
+        .map_err(|_| Unsent::Later("GitHub's installation token is not understood".to_owned()))?;
+    let token = bearer(&token).ok_or_else(|| Unsent::Never("GitHub's installation token is no header".to_owned()))?;
+    Ok((token, expires_at))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -177,5 +194,16 @@ mod tests {
         assert!(!refused(b"hunter2").contains("hunter2"));
         let torn = String::from_utf8_lossy(KEY).replace("MII", "AAA");
         assert!(refused(torn.as_bytes()).contains("no private key"));
+    }
+
+    /// Some stores of secrets lose line breaks. The parser then tells what it stumbled over, byte by byte.
+    #[test]
+    fn a_key_that_lost_its_line_breaks_is_not_told() {
+        let key = String::from_utf8_lossy(KEY);
+        for (between, cut) in [("", 0), (" ", 0), ("\\n", 0), ("", 30), (" ", 30)] {
+            let lost = key.trim_end().replace('\n', between);
+            let refused = App::new("1".into(), None, &lost.as_bytes()[..lost.len() - cut]).unwrap_err();
+            assert!(refused.len() < 100 && !refused.contains('['), "{refused}");
+        }
     }
 }

@@ -8,6 +8,8 @@
 
 mod api;
 mod app;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -17,9 +19,11 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde_json::json;
 
-use self::api::Api;
 pub use self::api::Clock;
+use self::api::{Api, understood};
 pub use self::app::App;
+use crate::domain::call::Verdict;
+use crate::domain::hook::Hook;
 use crate::domain::ids::DeploymentId;
 use crate::engine::report::{Report, Reporter, Unsent};
 use crate::source::github::report::{self, MARKER, To};
@@ -98,6 +102,25 @@ struct Status {
     description: Option<String>,
 }
 
+/// The status that is to be told, as the list of those that there are has it, the newest first.
+fn still_to_tell(
+    known: &[u8],
+    hook: Hook,
+    verdict: Verdict,
+    message: &str,
+) -> Result<Option<(&'static str, String)>, Unsent> {
+    let known: Vec<Status> = understood(known, "list of statuses")?;
+    let ours = |status: &&Status| status.description.as_deref().is_some_and(|text| text.starts_with(MARKER));
+    let said = known.iter().find(|status| !ours(status)).map(|status| status.state.as_str());
+    let told = report::status(hook, verdict, message, said);
+    // Told before a crash, which lost the record of it.
+    let repeats = |(state, description): &(&str, String)| {
+        let newest = known.first().filter(|status| status.state == *state);
+        newest.is_some_and(|status| status.description.as_ref() == Some(description))
+    };
+    Ok(told.filter(|told| !repeats(told)))
+}
+
 impl Inner {
     async fn tell(&self, report: &Report) -> Result<(), Unsent> {
         let Some(to) = To::of(&report.to) else {
@@ -121,18 +144,10 @@ impl Inner {
                 let mut newest = url.clone();
                 newest.set_query(Some("per_page=30"));
                 let known = api.send(Method::GET, newest, &repository, installation, None).await?;
-                let known: Vec<Status> = serde_json::from_slice(&known)
-                    .map_err(|error| Unsent::Later(format!("GitHub's list of statuses is not understood: {error}")))?;
-                let ours =
-                    |status: &&Status| status.description.as_deref().is_some_and(|text| text.starts_with(MARKER));
-                let said = known.iter().find(|status| !ours(status)).map(|status| status.state.as_str());
-                let told = report::status(report.hook, report.verdict, &report.message, said);
-                let Some((state, description)) = told else { return Ok(()) };
-                // Told before a crash, which lost the record of it.
-                let repeated = known.first().filter(|status| status.state == state);
-                if repeated.is_some_and(|status| status.description.as_deref() == Some(description.as_str())) {
+                let Some((state, description)) = still_to_tell(&known, report.hook, report.verdict, &report.message)?
+                else {
                     return Ok(());
-                }
+                };
                 let mut body = json!({"state": state, "description": description, "auto_inactive": false});
                 if let Some(url) = self.page(report.deployment) {
                     body["log_url"] = json!(url);
