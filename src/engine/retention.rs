@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::load::KEEP;
 use super::{Engine, Inner, clock};
+use crate::failpoint::{self, Point};
 use crate::ledger::{AppendError, Cut, Group, Pruned, Step, StreamKey};
 
 /// How often it is looked for what has become old.
@@ -166,8 +167,10 @@ impl Pruner {
         loop {
             let began = Instant::now();
             let step = Step { stream, cut: cut.take(), rows: ROWS, at: clock::now() };
+            failpoint::hit(Point::PruneBefore);
             let outcome = self.engine()?.0.ledger.prune(step).await;
             let took = began.elapsed();
+            failpoint::hit(Point::PruneAfter);
             match outcome {
                 Ok(pruned) => {
                     self.total.add(pruned);
@@ -178,6 +181,7 @@ impl Pruner {
             }
             tokio::time::sleep(took.saturating_mul(REST)).await;
             if self.total.done {
+                failpoint::hit(Point::CutAfter);
                 return Ok(true);
             }
         }

@@ -16,6 +16,7 @@ use super::rows::{self, to_sql};
 use super::{Append, chain};
 use crate::domain::ids::DeploymentId;
 use crate::domain::record::{Event, Fact};
+use crate::failpoint::{self, Point};
 
 /// How many streams one read looks at.
 const STREAMS: usize = 256;
@@ -216,6 +217,7 @@ pub(super) fn step(connection: &Connection, step: &Step) -> Result<Pruned, Refus
     if let Some(cut) = step.cut {
         condemn(connection, id, cut, u64::try_from(head).unwrap_or_default())?;
         last.until = last.until.max(cut.until);
+        failpoint::hit(Point::CondemnAfter);
     }
 
     let mut pruned = Pruned::default();
@@ -246,6 +248,7 @@ pub(super) fn step(connection: &Connection, step: &Step) -> Result<Pruned, Refus
     connection
         .prepare_cached("DELETE FROM records WHERE stream_id = ?1 AND seq <= ?2")?
         .execute(params![id, to_sql(last.seq)])?;
+    failpoint::hit(Point::RemoveAfter);
     connection
         .prepare_cached(
             "INSERT INTO checkpoints (stream_id, seq, hash, at, until) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -253,6 +256,7 @@ pub(super) fn step(connection: &Connection, step: &Step) -> Result<Pruned, Refus
                  until = excluded.until",
         )?
         .execute(params![id, to_sql(last.seq), last.hash, step.at.to_string(), to_sql(last.until)])?;
+    failpoint::hit(Point::CheckpointAfter);
     pruned.done = last.seq >= last.until;
     if pruned.records == 0 && !pruned.done {
         return Err(broken(&format!("record {} of {name} is missing", last.seq + 1)));

@@ -85,9 +85,13 @@ impl Mortal {
         let database = self.world.path().join("data/stagehook.db");
         if database.exists()
             && let Ok(head) = ledger::head(&database)
-            && self.heads.last() != Some(&head)
         {
-            self.heads.push(head);
+            // What a death leaves must be sound before anybody could have mended it.
+            let report = ledger::verify(&database, self.heads.last()).unwrap();
+            assert!(report.is_sound(), "{report:?}");
+            if self.heads.last() != Some(&head) {
+                self.heads.push(head);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rusqlite::types::FromSql;
 use rusqlite::{Connection, OpenFlags};
@@ -12,12 +13,14 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::flagger_sim::{Flagger, Phase, Strategy};
+use crate::history;
 use crate::life::{Lives, Mortal};
 use crate::support::github::{self, Api, SECRET};
 use crate::support::http::{Client, Lost, Reply};
+use crate::support::past::Past;
 use crate::support::pipelines::{pipeline, pipeline_for, stage};
 use crate::support::poll::{DEADLINE, poll_until};
-use crate::support::{World, journal};
+use crate::support::{World, journal, processes};
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,9 @@ pub enum Story {
     Now,
     /// A person cancels it while a script runs.
     Cancelled,
+    /// A person wants the rollback, and while the script is being stopped the service and its supervisor are gone at
+    /// once, so that nobody ends it.
+    Orphaned,
     /// A stage fails and succeeds when it is called again.
     Retried,
     /// GitHub tells of a deployment and of its failure, and is told what became of it.
@@ -46,6 +52,8 @@ pub enum Story {
     Drained,
     /// Two applications and one slot: one has to wait for the other, and a rollback for a script.
     Busy,
+    /// What ended long ago is pruned.
+    Pruned,
 }
 
 impl Story {
@@ -58,10 +66,12 @@ impl Story {
         Self::RequestedInVain,
         Self::Now,
         Self::Cancelled,
+        Self::Orphaned,
         Self::Retried,
         Self::Github,
         Self::Drained,
         Self::Busy,
+        Self::Pruned,
     ];
 }
 
@@ -85,6 +95,8 @@ pub struct Telling {
     pub mortal: Mortal,
     pub flaggers: Vec<Flagger>,
     api: Option<Api>,
+    /// What the ledger holds from before the story.
+    pub past: Option<Past>,
 }
 
 impl Telling {
@@ -95,7 +107,7 @@ impl Telling {
             .set("/server/shutdownGrace", json!("30ms"))
             .set("/execution/killGrace", json!("200ms"))
             .set("/rollback/signalTimeout", json!("150ms"));
-        let mut api = None;
+        let (mut api, mut past) = (None, None);
         match story {
             Story::Github => {
                 let at = Api::start().await;
@@ -115,13 +127,17 @@ impl Telling {
                     .pipeline("podinfo.yaml", &pipeline(&all))
                     .pipeline("other.yaml", &pipeline_for("test", "other", &stages("other-")));
             }
+            Story::Pruned => {
+                world = world.set("/ledger/retain", json!("90d"));
+                past = Some(Past::write(&world.path().join("data/stagehook.db")).await);
+            }
             _ => world = world.pipeline("podinfo.yaml", &pipeline(&all)),
         }
         let mortal = Mortal::new(world, lives).await;
         let address = mortal.world.address();
         let mut flaggers = Vec::new();
         let names: &[&'static str] = match story {
-            Story::Github => &[],
+            Story::Github | Story::Pruned => &[],
             Story::Busy => &["podinfo", "other"],
             _ => &["podinfo"],
         };
@@ -133,7 +149,7 @@ impl Telling {
             }
             flaggers.push(flagger);
         }
-        Self { mortal, flaggers, api }
+        Self { mortal, flaggers, api, past }
     }
 
     /// Tells it to its end, and ends the server.
@@ -141,6 +157,7 @@ impl Telling {
         match story {
             Story::Github => self.github().await,
             Story::Busy => self.busy().await,
+            Story::Pruned => self.pruned().await,
             _ => self.rollout(story).await,
         }
         self.rest().await;
@@ -162,7 +179,7 @@ impl Telling {
                 self.flaggers[0].threshold = 9;
             }
             Story::RequestedInVain => self.flaggers[0].dies_at_the_end = true,
-            Story::Cancelled | Story::Drained => {
+            Story::Cancelled | Story::Drained | Story::Orphaned => {
                 self.mortal.world.write("hang.migrate", "");
                 self.mortal.world.make_stubborn("migrate");
             }
@@ -173,7 +190,7 @@ impl Telling {
             Story::Succeeds => {
                 self.mortal.survive(caller.send("GET", "/readyz", &Value::Null, &[200])).await;
             }
-            Story::Cancelled | Story::Drained => self.while_it_hangs(story, &caller).await,
+            Story::Cancelled | Story::Drained | Story::Orphaned => self.while_it_hangs(story, &caller).await,
             Story::Superseded | Story::Requested | Story::RequestedInVain | Story::Now => {
                 self.until_passed("pre-rollout").await;
                 match story {
@@ -220,6 +237,10 @@ impl Telling {
             }
             if story == Story::Cancelled {
                 mortal.survive(async { tokio::join!(tick, caller.operate("cancel")) }).await;
+            } else if story == Story::Orphaned {
+                mortal.survive(caller.operate("rollback?now=true")).await;
+                processes::kill_with_supervisors(mortal.world.server().pid(), mortal.world.path());
+                mortal.survive(tick).await;
             } else {
                 mortal.world.server().signal(Signal::TERM);
                 std::fs::remove_file(mortal.world.path().join("hang.migrate")).unwrap();
@@ -298,12 +319,34 @@ impl Telling {
             async move { caller.until(|client| github::try_deliver(client, event, id, body.clone()), &[200, 202]).await }
         };
         mortal.survive(deliver("deployment", "d-1", github::deployment(42, "abc"))).await;
+        history::assert_recorded(&caller.folder, &caller.newest(), &["called"]);
         mortal.survive(caller.recorded("reportSent", 1)).await;
         api.says(42, "failure");
         mortal.survive(deliver("deployment_status", "d-2", github::status(42, "abc", "failure"))).await;
+        history::assert_recorded(&caller.folder, &caller.newest(), &["rollbackStarted"]);
         mortal.survive(caller.recorded("reportSent", 2)).await;
         let told = api.posted("/deployments/42/statuses");
-        assert_eq!(told.last().unwrap().body["state"], "failure", "{told:?}");
+        // A step of the replay fails where its supervisor dies.
+        let undone = caller.ask::<String>("SELECT state FROM deployments") == "RolledBack";
+        let expected = if undone { "failure" } else { "error" };
+        assert_eq!(told.last().unwrap().body["state"], expected, "{told:?}");
+    }
+
+    async fn pruned(&mut self) {
+        let Self { mortal, past, .. } = self;
+        let past = past.as_ref().unwrap();
+        for _ in 0..10_000 {
+            if past.is_pruned() {
+                return;
+            }
+            // After a commit that failed it is tried again within the hour, or by the next life.
+            if !mortal.world.server().log_with("not pruned further").is_empty() {
+                mortal.world.server().signal(Signal::TERM);
+                mortal.world.server().exited().await;
+            }
+            mortal.survive(tokio::time::sleep(Duration::from_millis(5))).await;
+        }
+        panic!("it is never pruned: {}", mortal.world.server().log().join("\n"));
     }
 
     async fn tick(&mut self) {
@@ -381,7 +424,10 @@ impl Caller {
     }
 
     async fn operate_on(&self, deployment: &str, word: &str) {
-        self.send("POST", &format!("/api/v1/deployments/{deployment}/{word}"), &json!({}), &[202, 409]).await;
+        let path = format!("/api/v1/deployments/{deployment}/{word}");
+        if self.send("POST", &path, &json!({}), &[202, 409]).await.status == 202 {
+            history::assert_recorded(&self.folder, deployment, &["rollbackRequested", "rollbackStarted"]);
+        }
     }
 
     fn started(&self, key: &str) -> bool {

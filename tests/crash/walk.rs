@@ -80,6 +80,9 @@ impl Telling {
         self.mortal.start_in_peace().await;
         let flaggers: Vec<_> = self.flaggers.iter().collect();
         history::check_all(&self.mortal.world, &flaggers).await;
+        if let Some(past) = &self.past {
+            past.assert_pruned(&self.mortal.world.client()).await;
+        }
         let database = self.mortal.world.path().join("data/stagehook.db");
         for head in &self.mortal.heads {
             let report = ledger::verify(&database, Some(head)).unwrap();
@@ -198,7 +201,7 @@ async fn chosen() -> Vec<Step> {
     if let Ok(only) = std::env::var("STAGEHOOK_CRASH") {
         return all.into_iter().filter(|step| step.label().contains(&only)).collect();
     }
-    let wanted = std::env::var("STAGEHOOK_CRASHES").unwrap_or_else(|_| "600".to_owned());
+    let wanted = std::env::var("STAGEHOOK_CRASHES").unwrap_or_else(|_| "450".to_owned());
     let one_in = match wanted.parse::<usize>() {
         Ok(wanted) => all.len().div_ceil(wanted.max(1)),
         Err(_) => 1,

@@ -196,24 +196,18 @@ async fn interfere(world: &World, word: &str) {
     let Some(newest) = listed["deployments"][0]["id"].as_str() else { return };
     let reply = client.post(&format!("/api/v1/deployments/{newest}/{word}"), &json!({})).await;
     assert!([202, 409].contains(&reply.status), "{reply:?}");
+    if reply.status == 202 {
+        history::assert_recorded(world.path(), newest, &["rollbackRequested", "rollbackStarted"]);
+    }
 }
 
 async fn kill(world: &World, death: Death) {
-    let supervisors = || {
-        let all = processes::of(world.path());
-        all.into_iter().filter(|process| process.command.contains("__supervise")).collect::<Vec<_>>()
-    };
     match death {
         Death::Alone => {}
-        Death::WithSupervisors => {
-            let all = supervisors();
-            world.server().signal(Signal::KILL);
-            for supervisor in all {
-                let _ = kill_process(supervisor.pid, Signal::KILL);
-            }
-        }
+        Death::WithSupervisors => processes::kill_with_supervisors(world.server().pid(), world.path()),
         Death::AfterSupervisor => {
-            if let Some(supervisor) = supervisors().first() {
+            let all = processes::of(world.path());
+            if let Some(supervisor) = all.iter().find(|process| process.command.contains("__supervise")) {
                 let _ = kill_process(supervisor.pid, Signal::KILL);
             }
         }

@@ -7,6 +7,7 @@ pub mod gate;
 pub mod github;
 pub mod http;
 pub mod journal;
+pub mod past;
 pub mod pipelines;
 pub mod poll;
 pub mod processes;

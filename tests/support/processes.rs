@@ -42,6 +42,20 @@ pub fn is_alive(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid).is_ok()
 }
 
+/// Kills a server and the supervisors of its scripts, and leaves the scripts to themselves: a supervisor that is not halted
+/// would see that the server is gone, and end its script.
+pub fn kill_with_supervisors(server: Pid, folder: &Path) {
+    let supervisors: Vec<_> = of(folder).into_iter().filter(|it| it.command.contains("__supervise")).collect();
+    let pids = || supervisors.iter().map(|it| it.pid);
+    for (pid, signal) in pids()
+        .map(|pid| (pid, Signal::STOP))
+        .chain([(server, Signal::KILL)])
+        .chain(pids().map(|pid| (pid, Signal::KILL)))
+    {
+        let _ = kill_process(pid, signal);
+    }
+}
+
 /// Kills whatever belongs to a folder; gives what it had to kill.
 pub fn kill_all_of(folder: &Path) -> Vec<Process> {
     let found = of(folder);
