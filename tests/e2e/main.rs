@@ -33,6 +33,7 @@ mod random_killer;
 mod random_walk;
 mod repeated_calls;
 mod requested;
+mod retention;
 mod rollback;
 mod rotation;
 mod secrets;
