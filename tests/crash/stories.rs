@@ -48,7 +48,8 @@ pub enum Story {
     Retried,
     /// GitHub tells of a deployment and of its failure, and is told what became of it.
     Github,
-    /// The service is asked to end while a script runs, which does not end by itself.
+    /// The service is asked to end while a script runs, which does not end by itself; nobody asks for its stage again, and a
+    /// person wants the rollback.
     Drained,
     /// Two applications and one slot: one has to wait for the other, and a rollback for a script.
     Busy,
@@ -243,7 +244,9 @@ impl Telling {
                 mortal.survive(tick).await;
             } else {
                 mortal.world.server().signal(Signal::TERM);
+                mortal.world.server().exited().await;
                 std::fs::remove_file(mortal.world.path().join("hang.migrate")).unwrap();
+                mortal.survive(caller.operate("rollback?now=true")).await;
                 mortal.survive(tick).await;
             }
             return;
