@@ -420,7 +420,8 @@ mod tests {
         drop(first);
         let one = flood.remove(0).await.unwrap();
         drop(one);
-        let slot = waiting.await.unwrap();
+        let turn = tokio::time::timeout(Duration::from_secs(10), waiting);
+        let slot = turn.await.expect("the turn of another comes after one script").unwrap();
         assert!(flood.iter_mut().all(|waiting| waiting.try_recv().is_err()), "it was not their turn");
         drop(slot);
         assert!(flood.remove(0).await.is_ok());

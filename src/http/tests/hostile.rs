@@ -331,6 +331,39 @@ async fn slow_bodies_make_room_as_well() {
 }
 
 #[tokio::test]
+async fn who_never_reads_makes_room_as_well() {
+    let served = served_with(Settings { max_connections: 1, write_timeout: 10 * FOREVER, ..Settings::default() }).await;
+    let mut deaf = connected(served.address, b"").await;
+    let flood = tokio::spawn(async move {
+        let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
+        while deaf.write_all(requests.as_bytes()).await.is_ok() {}
+    });
+    // Until what lies between is full it is a caller like others, and has the one place.
+    let served_in_its_place = async {
+        while statuses(&exchange(served.address, &post("confirm-promotion", BODY)).await) != ["200"] {}
+        flood.await.unwrap();
+    };
+    timeout(FOREVER, served_in_its_place).await.expect("whoever takes nothing gives the place to who asks");
+}
+
+#[tokio::test]
+async fn who_looks_waits_for_other_readers_and_who_calls_does_not() {
+    let served = served_with(Settings::default()).await;
+    let readers = std::sync::Arc::clone(&served.site.state.readers);
+    let reading = readers.acquire_many(2).await.unwrap();
+    let list = b"GET /api/v1/deployments HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut looks = connected(served.address, list).await;
+    for request in [post("confirm-promotion", BODY), HEALTH.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").into()]
+    {
+        assert_eq!(statuses(&exchange(served.address, &request).await), ["200"]);
+    }
+    // It came before them, and has no answer yet.
+    assert!(looks.try_read(&mut [0]).is_err());
+    drop(reading);
+    assert_eq!(statuses(&rest(&mut looks).await), ["200"]);
+}
+
+#[tokio::test]
 async fn calls_that_wait_never_take_every_connection() {
     let served = served_with(Settings { max_connections: 16, ..Settings::default() }).await;
     let mut held = Vec::new();
@@ -376,22 +409,27 @@ async fn with_bodies(max_body: usize, body_timeout: Duration) -> Served {
     served_with(settings).await
 }
 
-#[tokio::test]
-async fn large_bodies_of_one_source_wait_for_each_other_and_for_nobody_else() {
-    let served = with_bodies(200_000, Duration::from_millis(500)).await;
-    let begun = |path: &str, length: usize| {
-        let head = format!("POST /hooks/{path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
-        [head.as_bytes(), &vec![b' '; length - 1]].concat()
-    };
-    // All but their last byte: four fill the store of their source, and some more wait.
+/// All but the last byte of a body: four of them fill the store of their source, and some more wait.
+async fn eight_large_bodies(served: &Served) -> Vec<TcpStream> {
+    let head = "POST /hooks/flagger/confirm-promotion HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n";
     let mut slow = Vec::new();
     for _ in 0..8 {
-        slow.push(connected(served.address, &begun("flagger/confirm-promotion", 200_000)).await);
+        slow.push(connected(served.address, &[head.as_bytes(), &[b' '; 199_999]].concat()).await);
     }
-    while served.site.state.bodies.left(Source::Flagger) > 1000 {
-        tokio::task::yield_now().await;
-    }
-    assert!(served.site.state.bodies.left(Source::Generic) == 800_000);
+    let full = async {
+        while served.site.state.bodies.left(Source::Flagger) > 1000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(FOREVER, full).await.expect("they take what is meant for them");
+    slow
+}
+
+#[tokio::test]
+async fn large_bodies_of_one_source_are_in_nobody_else_s_way() {
+    let served = with_bodies(200_000, 10 * FOREVER).await;
+    let slow = eight_large_bodies(&served).await;
+    assert_eq!(served.site.state.bodies.left(Source::Generic), 800_000);
     // A small one of the same source, and a large one of another.
     let small = exchange(served.address, &post("confirm-promotion", BODY)).await;
     assert_eq!(statuses(&small), ["200"]);
@@ -399,6 +437,14 @@ async fn large_bodies_of_one_source_wait_for_each_other_and_for_nobody_else() {
     let other = String::from_utf8(post("confirm-promotion", &padded)).unwrap().replace("flagger", "generic");
     let other = exchange(served.address, other.as_bytes()).await;
     assert!(other.starts_with("HTTP/1.1 404 "), "it was read: {other}");
+    assert!(served.site.state.bodies.left(Source::Flagger) <= 1000, "and did not wait for the others");
+    drop(slow);
+}
+
+#[tokio::test]
+async fn large_bodies_of_one_source_wait_for_each_other_and_are_told_so() {
+    let served = with_bodies(200_000, Duration::from_millis(500)).await;
+    let slow = eight_large_bodies(&served).await;
     let mut answers = Vec::new();
     for mut stream in slow {
         answers.push(rest(&mut stream).await);
