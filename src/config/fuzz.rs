@@ -61,8 +61,12 @@ pub fn pipeline(data: &[u8]) {
 pub fn pem(data: &[u8]) {
     let text: Vec<u8> = data.iter().copied().filter(u8::is_ascii_graphic).collect();
     let has = |der: &[u8]| {
-        let inside = STANDARD.encode(der);
-        assert!(text.windows(inside.len()).any(|window| window == inside.as_bytes()), "it is what stands there");
+        // The last few bits may stand there in more than one way.
+        let inside = STANDARD.encode(&der[..der.len() - der.len() % 3]);
+        assert!(
+            inside.is_empty() || text.windows(inside.len()).any(|window| window == inside.as_bytes()),
+            "it is what stands there"
+        );
     };
     match tls::certificates_in(data) {
         Ok(found) => {

@@ -407,7 +407,9 @@ mod tests {
         let (flooder, other) = (who(0), who(1));
         let Entered::Slot(first) = slots.enter(&flooder) else { panic!("one is free") };
         let mut flood = Vec::new();
-        while let Entered::Place(place) = slots.enter(&flooder) {
+        while flood.len() < 64
+            && let Entered::Place(place) = slots.enter(&flooder)
+        {
             flood.push(slots.line_up(For::Forward, &flooder.application, Some(place)).unwrap_err());
         }
         slots.turn_away(&flooder);

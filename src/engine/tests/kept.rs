@@ -64,9 +64,16 @@ async fn lab() -> Lab {
         "with": {"run": "exit 3", "onRollback": "exit 4"}});
     let wait =
         |duration: &str| json!({"id": "wait", "name": "WAIT", "hook": "pre-rollout", "with": {"duration": duration}});
-    for (name, stage) in [("script", script), ("short", wait("1ms")), ("long", wait("1h"))] {
+    // The second step of a replay gets in line anew.
+    let after = json!({"id": "after", "name": "SCRIPT_RUN", "hook": "rollback", "with": {"run": "exit 5"}});
+    for (name, stages) in [
+        ("script", json!([script, after])),
+        ("alone", json!([script])),
+        ("short", json!([wait("1ms")])),
+        ("long", json!([wait("1h")])),
+    ] {
         let pipeline = json!({"apiVersion": "stagehook.dev/v1", "kind": "Pipeline", "metadata": {"name": name},
-            "spec": {"selector": {"namespace": name, "name": "*"}, "stages": [stage]}});
+            "spec": {"selector": {"namespace": name, "name": "*"}, "stages": stages}});
         std::fs::write(pipelines.join(format!("{name}.yaml")), pipeline.to_string()).unwrap();
     }
     let (catalog, _) = Catalog::load(&pipelines, &Defaults { timeout: Span::from_secs(60) }).unwrap();
@@ -219,7 +226,7 @@ async fn nothing_is_kept_of_applications_whose_deployments_have_ended() {
             .buffer_unordered(AT_ONCE);
         let mut told = std::pin::pin!(told);
         let mut again = Vec::new();
-        while let Some(turned_away) = told.next().await {
+        while let Some(turned_away) = timeout(FOREVER, told.next()).await.expect("every call is answered") {
             let now = kept(&lab);
             most.applications = most.applications.max(now.applications);
             most.turned_away = most.turned_away.max(now.turned_away);
@@ -240,4 +247,27 @@ async fn nothing_is_kept_of_applications_whose_deployments_have_ended() {
     let now = kept(&lab);
     assert!(is_back(&now), "before: {before:?}\nnow:    {now:?}");
     println!("{} applications, at once at the most {most:?}", applications());
+}
+
+#[tokio::test]
+async fn what_is_over_leaves_the_line_before_its_turn() {
+    let lab = lab().await;
+    let slots = &lab.engine.0.slots;
+    let taken: Vec<_> = std::iter::from_fn(|| slots.try_take()).collect();
+    // More than there are places. Nobody comes to a turn meanwhile.
+    for number in 0..40 {
+        let one = One { lab: &lab, number };
+        let id = one.pending("alone").await;
+        assert_eq!((lab.engine.0.tickets().len(), slots.usage().1), (1, 1), "{number}");
+        one.operate(id, Operation::Cancel).await;
+        assert_eq!(lab.engine.0.tickets().len(), 0, "{number}");
+        let left = async {
+            while slots.usage().1 > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(FOREVER, left).await.expect("its place is free");
+    }
+    drop(taken);
+    assert_eq!(slots.usage(), (0, 0));
 }

@@ -334,16 +334,12 @@ async fn slow_bodies_make_room_as_well() {
 async fn who_never_reads_makes_room_as_well() {
     let served = served_with(Settings { max_connections: 1, write_timeout: 10 * FOREVER, ..Settings::default() }).await;
     let mut deaf = connected(served.address, b"").await;
-    let flood = tokio::spawn(async move {
-        let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
-        while deaf.write_all(requests.as_bytes()).await.is_ok() {}
-    });
-    // Until what lies between is full it is a caller like others, and has the one place.
-    let served_in_its_place = async {
-        while statuses(&exchange(served.address, &post("confirm-promotion", BODY)).await) != ["200"] {}
-        flood.await.unwrap();
-    };
-    timeout(FOREVER, served_in_its_place).await.expect("whoever takes nothing gives the place to who asks");
+    let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
+    // Until what lies between is full, and it has the one place although it asks for nothing more.
+    while timeout(Duration::from_millis(500), deaf.write_all(requests.as_bytes())).await.is_ok() {}
+    let in_its_place =
+        async { while statuses(&exchange(served.address, &post("confirm-promotion", BODY)).await) != ["200"] {} };
+    timeout(FOREVER, in_its_place).await.expect("whoever takes nothing gives the place to who asks");
 }
 
 #[tokio::test]
@@ -351,6 +347,7 @@ async fn who_looks_waits_for_other_readers_and_who_calls_does_not() {
     let served = served_with(Settings::default()).await;
     let readers = std::sync::Arc::clone(&served.site.state.readers);
     let reading = readers.acquire_many(2).await.unwrap();
+    assert_eq!(readers.available_permits(), 0, "two at a time");
     let list = b"GET /api/v1/deployments HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let mut looks = connected(served.address, list).await;
     for request in [post("confirm-promotion", BODY), HEALTH.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n").into()]
@@ -358,7 +355,8 @@ async fn who_looks_waits_for_other_readers_and_who_calls_does_not() {
         assert_eq!(statuses(&exchange(served.address, &request).await), ["200"]);
     }
     // It came before them, and has no answer yet.
-    assert!(looks.try_read(&mut [0]).is_err());
+    let early = timeout(Duration::from_millis(300), looks.read(&mut [0])).await;
+    assert!(early.is_err(), "{early:?}");
     drop(reading);
     assert_eq!(statuses(&rest(&mut looks).await), ["200"]);
 }
