@@ -376,8 +376,8 @@ async fn verify_names_what_was_done() {
             &[(Kind::Projection, None)],
         ),
         (
-            "INSERT INTO checkpoints VALUES (1, 9223372036854775807, '', '', 9223372036854775807)",
-            &[(Kind::Changed, Some(1))],
+            "INSERT INTO checkpoints VALUES (1, 9223372036854775807, '', '', 9223372036854775807, '')",
+            &[(Kind::Changed, None), (Kind::Changed, Some(1))],
         ),
     ];
     for (sql, expected) in cases {
@@ -460,11 +460,11 @@ async fn a_first_record_beyond_one_needs_a_checkpoint() {
     let (place, earlier) = filled().await;
     tamper(
         &place.path,
-        "INSERT INTO checkpoints SELECT stream_id, seq, hash, at, seq FROM records WHERE seq = 2;
+        "INSERT INTO checkpoints SELECT stream_id, seq, hash, at, seq, '' FROM records WHERE seq = 2;
          DELETE FROM deployments; DELETE FROM runs; DELETE FROM outputs; DELETE FROM aliases; DELETE FROM records WHERE seq <= 2",
     );
-    // It links, but no pruning takes a stream's last deployment.
-    assert_eq!(kinds(&place.path, Some(&earlier)), [(Kind::Missing, None)]);
+    // It links, but nobody sealed it, and no pruning takes a stream's last deployment.
+    assert_eq!(kinds(&place.path, Some(&earlier)), [(Kind::Changed, None), (Kind::Missing, None)]);
     tamper(&place.path, "DELETE FROM checkpoints");
     assert_eq!(kinds(&place.path, None), [(Kind::Missing, Some(3))]);
 }

@@ -25,6 +25,9 @@ use crate::domain::state::{Deployment, Stream};
 use crate::failpoint::{self, Point};
 use crate::ledger::{Append, AppendError};
 
+/// So many times in a row others are not first: one process writes the ledger, and pruning comes between once.
+const CONFLICTS: u32 = 16;
+
 /// How much of a command's output is logged, in bytes; the ledger has all that was kept.
 const LOGGED_OUTPUT: usize = 16 * 1024;
 
@@ -122,6 +125,7 @@ impl Engine {
         let inner = &self.0;
         // What is in memory may be from before the damage, or not: nothing is answered from it either.
         inner.ledger.sound().map_err(|damage| damage.to_string())?;
+        let mut conflicts = 0;
         let (Decision { stream, facts, actions, reply }, mut place) = loop {
             self.load(id, streams, &named(&command)).await?;
             let (decision, place) = self.decide_with_slot(id, streams, &command, by, slot, waited);
@@ -131,9 +135,16 @@ impl Engine {
             failpoint::hit(Point::DecidedAfter);
             match inner.ledger.append(self.append(id, streams, &decision, outputs)).await {
                 Ok(_) => break (decision, place),
-                Err(AppendError::Conflict { .. }) => {
-                    tracing::debug!(stream = %id, "another writer was first; deciding again");
+                Err(AppendError::Conflict { head }) => {
+                    tracing::debug!(stream = %id, head, "another writer was first; deciding again");
                     streams.by_source.clear();
+                    conflicts += 1;
+                    if conflicts == CONFLICTS {
+                        return Err(format!(
+                            "the end of {id} in the ledger, record {head}, was another than the one decided on, {CONFLICTS} \
+                             times in a row; run stagehook ledger verify"
+                        ));
+                    }
                 }
                 Err(error @ (AppendError::Unavailable(_) | AppendError::Damaged(_))) => {
                     // What is in the ledger is not known: the commit may have happened after all.

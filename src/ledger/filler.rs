@@ -20,6 +20,27 @@ use stagehook::domain::span::Span;
 use stagehook::domain::state::Stream;
 use stagehook::ledger::Append;
 
+/// Seals the checkpoints as they stand, as whoever forges one would. The format is written down here once more, so that
+/// a change of it does not go unseen.
+pub fn seal(connection: &rusqlite::Connection) {
+    let mut statement = connection
+        .prepare("SELECT stream_id, source || ':' || application, seq, c.hash, at, until FROM checkpoints c JOIN streams ON id = stream_id")
+        .unwrap();
+    let mut found = statement.query([]).unwrap();
+    while let Some(row) = found.next().unwrap() {
+        let (stream, seq, until): (i64, i64, i64) = (row.get(0).unwrap(), row.get(2).unwrap(), row.get(5).unwrap());
+        let (name, hash, at): (String, String, String) =
+            (row.get(1).unwrap(), row.get(3).unwrap(), row.get(4).unwrap());
+        let mut hasher = Sha256::new_with_prefix("stagehook seal 1\n");
+        for text in [name, seq.to_string(), hash, at, until.to_string()] {
+            hasher.update((text.len() as u64).to_be_bytes());
+            hasher.update(text);
+        }
+        let seal = hex::encode(hasher.finalize());
+        connection.execute("UPDATE checkpoints SET seal = ?1 WHERE stream_id = ?2", (seal, stream)).unwrap();
+    }
+}
+
 /// A stream that is being filled.
 pub struct Filler {
     /// The time of the next fact; each takes a second.

@@ -9,17 +9,18 @@
 //!
 //! In it: `file` (folder, lock, connections), `schema` (tables), `append` (one append in a transaction), `writer`
 //! (the thread that commits), `condition` (damage, and the last fault), `readers`, `read` and `list` (the pool and its
-//! queries), `prune` (what goes again), `chain` (the hash), `rows`.
+//! queries), `prune` (what goes again), `checkpoint` (up to where), `chain` (the hash), `rows`.
 
 mod append;
 mod backup;
 mod chain;
+mod checkpoint;
 mod condition;
 mod error;
 mod file;
 #[cfg(test)]
 #[expect(dead_code, reason = "others use more of it")]
-mod filler;
+pub(crate) mod filler;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod head;

@@ -9,8 +9,9 @@ const LARGE: [&str; 8] =
     ["records", "streams", "deployments", "runs", "outputs", "aliases", "pipelines", "checkpoints"];
 
 /// The sources of whatever a service asks of its ledger. `verify` and `head` read everything, and say so.
-const SOURCES: [(&str, &str); 7] = [
+const SOURCES: [(&str, &str); 8] = [
     ("append", include_str!("append.rs")),
+    ("checkpoint", include_str!("checkpoint.rs")),
     ("list", include_str!("list.rs")),
     ("prune", include_str!("prune.rs")),
     ("read", include_str!("read.rs")),
@@ -20,7 +21,9 @@ const SOURCES: [(&str, &str); 7] = [
 ];
 
 /// What may walk a table, or a part of it, and why.
-const ALLOWED: [(&str, &str); 3] = [
+const ALLOWED: [(&str, &str); 4] = [
+    // Once, where a file of an older version is opened.
+    ("SELECT c.stream_id, s.source || ':' || s.application", "SCAN c"),
     // Cut by a LIMIT: a page of the newest.
     ("SELECT * FROM deployments WHERE 1", "SCAN deployments"),
     // Once at a start without `retain`, beside the service: one row for each stream that was ever pruned.

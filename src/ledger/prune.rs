@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::append::{AppendError, Refusal};
+use super::checkpoint::{self, Checkpoint};
 use super::error::LedgerError;
 use super::rows::{self, to_sql};
 use super::{Append, chain};
@@ -134,9 +135,11 @@ pub(super) fn prunable(
     let ids: Vec<i64> =
         statement.query_map(params![after.0, to_sql(STREAMS as u64)], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for id in &ids {
-        let front = front(connection, StreamKey(*id), keep, before, 1)?;
-        if front.unfinished || front.more || !front.groups.is_empty() {
-            found.streams.push(StreamKey(*id));
+        match front(connection, StreamKey(*id), keep, before, 1) {
+            Ok(front) if !front.unfinished && !front.more && front.groups.is_empty() => {}
+            // One that is not what was written is told when its turn comes, and keeps no other from it.
+            Ok(_) | Err(LedgerError::Content(_)) => found.streams.push(StreamKey(*id)),
+            Err(error) => return Err(error),
         }
     }
     found.next = ids.last().filter(|_| ids.len() == STREAMS).copied().map(StreamKey);
@@ -152,7 +155,10 @@ pub(super) fn front(
     before: Timestamp,
     limit: usize,
 ) -> Result<Front, LedgerError> {
-    let checkpoint = checkpoint(connection, stream)?;
+    let (name, head): (String, i64) = connection
+        .prepare_cached("SELECT source || ':' || application, head_seq FROM streams WHERE id = ?1")?
+        .query_row([stream.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let checkpoint = checkpoint::of(connection, stream.0, &name)?;
     if checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.until > checkpoint.seq) {
         return Ok(Front { unfinished: true, ..Front::default() });
     }
@@ -164,9 +170,6 @@ pub(super) fn front(
         .query_row(params![stream.0, to_sql(keep.max(1) as u64 - 1)], |row| row.get(0))
         .optional()?;
     let Some(bound) = bound else { return Ok(Front::default()) };
-    let head: i64 = connection
-        .prepare_cached("SELECT head_seq FROM streams WHERE id = ?1")?
-        .query_row([stream.0], |row| row.get(0))?;
 
     let mut front = Front { head: rows::number(head)?, ..Front::default() };
     let mut group = Group { deployments: Vec::new(), until: 0 };
@@ -213,7 +216,8 @@ pub(super) fn step(connection: &Connection, step: &Step) -> Result<Pruned, Refus
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((name, head)) = stream else { return Err(broken("the stream that is pruned is gone")) };
-    let mut last = checkpoint(connection, step.stream).map_err(|error| broken(&error.to_string()))?.unwrap_or_default();
+    let mut last =
+        checkpoint::of(connection, id, &name).map_err(|error| broken(&error.to_string()))?.unwrap_or_default();
     if let Some(cut) = step.cut {
         condemn(connection, id, cut, u64::try_from(head).unwrap_or_default())?;
         last.until = last.until.max(cut.until);
@@ -249,13 +253,7 @@ pub(super) fn step(connection: &Connection, step: &Step) -> Result<Pruned, Refus
         .prepare_cached("DELETE FROM records WHERE stream_id = ?1 AND seq <= ?2")?
         .execute(params![id, to_sql(last.seq)])?;
     failpoint::hit(Point::RemoveAfter);
-    connection
-        .prepare_cached(
-            "INSERT INTO checkpoints (stream_id, seq, hash, at, until) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (stream_id) DO UPDATE SET seq = excluded.seq, hash = excluded.hash, at = excluded.at,
-                 until = excluded.until",
-        )?
-        .execute(params![id, to_sql(last.seq), last.hash, step.at.to_string(), to_sql(last.until)])?;
+    checkpoint::put(connection, id, &name, &last, step.at)?;
     failpoint::hit(Point::CheckpointAfter);
     pruned.done = last.seq >= last.until;
     if pruned.records == 0 && !pruned.done {
@@ -267,14 +265,22 @@ pub(super) fn step(connection: &Connection, step: &Step) -> Result<Pruned, Refus
 /// Refuses an append about a deployment that was condemned since it was read: nobody would find it again.
 pub(super) fn guard(connection: &Connection, stream_id: i64, append: &Append, head: u64) -> Result<(), Refusal> {
     let Some(oldest) = append.summaries.iter().map(|summary| summary.opened_seq).min() else { return Ok(()) };
-    let condemned = connection
-        .prepare_cached("SELECT 1 FROM checkpoints WHERE stream_id = ?1 AND until >= ?2")?
-        .exists(params![stream_id, to_sql(oldest)])?;
-    if condemned { Err(Refusal::Alone(AppendError::Conflict { head })) } else { Ok(()) }
+    let checkpoint = checkpoint::of(connection, stream_id, &append.stream.to_string())
+        .map_err(|error| Refusal::Damage(error.to_string()))?;
+    if checkpoint.is_some_and(|checkpoint| checkpoint.until >= oldest) {
+        Err(Refusal::Alone(AppendError::Conflict { head }))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether a cut may still be made: whoever was first, an append or this, the other one sees it.
 fn condemn(connection: &Connection, id: i64, cut: Cut, head: u64) -> Result<(), Refusal> {
+    let conflict = || Err(Refusal::Alone(AppendError::Conflict { head }));
+    // First, since what follows looks at all that came since.
+    if head.saturating_sub(cut.head) > STALE {
+        return conflict();
+    }
     let touched = connection
         .prepare_cached(
             "SELECT 1 FROM records r JOIN deployments d ON d.id = r.deployment
@@ -285,10 +291,7 @@ fn condemn(connection: &Connection, id: i64, cut: Cut, head: u64) -> Result<(), 
     let newest = connection
         .prepare_cached("SELECT 1 FROM deployments WHERE stream_id = ?1 AND opened_seq > ?2 LIMIT 1")?
         .exists(params![id, to_sql(cut.until)])?;
-    if touched || !newest || head.saturating_sub(cut.head) > STALE {
-        return Err(Refusal::Alone(AppendError::Conflict { head }));
-    }
-    Ok(())
+    if touched || !newest { conflict() } else { Ok(()) }
 }
 
 /// Removes what a record has beside it, and says how much work that was, in rows.
@@ -312,7 +315,10 @@ fn dependants(connection: &Connection, stream_id: i64, fact: &Fact, pruned: &mut
                 .prepare_cached("UPDATE pipelines SET pins = pins - 1 WHERE hash = ?1 RETURNING pins")?
                 .query_row([pipeline.to_string()], |row| row.get(0))
                 .optional()?;
-            if pins.is_some_and(|pins| pins <= 0) {
+            if pins.is_some_and(|pins| pins < 0) {
+                return Err(broken(&format!("the pipeline {pipeline} is pinned by fewer deployments than there are")));
+            }
+            if pins == Some(0) {
                 connection.prepare_cached("DELETE FROM pipelines WHERE hash = ?1")?.execute([pipeline.to_string()])?;
                 pruned.pipelines += 1;
                 cost += 1;
@@ -337,29 +343,6 @@ fn dependants(connection: &Connection, stream_id: i64, fact: &Fact, pruned: &mut
         _ => {}
     }
     Ok(cost)
-}
-
-/// A checkpoint as it is stored; at first that of a stream of which nothing is gone.
-struct Checkpoint {
-    seq: u64,
-    hash: String,
-    until: u64,
-}
-
-impl Default for Checkpoint {
-    fn default() -> Self {
-        Self { seq: 0, hash: hex::encode(chain::START), until: 0 }
-    }
-}
-
-fn checkpoint(connection: &Connection, stream: StreamKey) -> Result<Option<Checkpoint>, LedgerError> {
-    let found: Option<(i64, String, i64)> = connection
-        .prepare_cached("SELECT seq, hash, until FROM checkpoints WHERE stream_id = ?1")?
-        .query_row([stream.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()?;
-    found
-        .map(|(seq, hash, until)| Ok(Checkpoint { seq: rows::number(seq)?, hash, until: rows::number(until)? }))
-        .transpose()
 }
 
 fn broken(what: &str) -> Refusal {

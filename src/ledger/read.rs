@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Params, params};
 use serde::Serialize;
 
 use super::chain;
+use super::checkpoint;
 use super::error::LedgerError;
 use super::rows;
 use crate::domain::ids::{DeploymentId, RunId};
@@ -88,11 +89,8 @@ fn end_from(connection: &Connection, end: &End, from: i64) -> Result<Loaded, Led
     if let Some([one, ..]) = gap {
         return Err(LedgerError::Content(format!("record {} of {} is missing", one.seq + 1, end.stream)));
     }
-    let pruned: Option<i64> = connection
-        .prepare_cached("SELECT seq FROM checkpoints WHERE stream_id = ?1")?
-        .query_row([end.stream_id], |row| row.get(0))
-        .optional()?;
-    let first = from.max(pruned.unwrap_or(0).saturating_add(1));
+    let pruned = checkpoint::of(connection, end.stream_id, &end.stream)?.unwrap_or_default().seq;
+    let first = from.max(rows::to_sql(pruned).saturating_add(1));
     // Beyond its head a stream has nothing, so from there nothing need be.
     let ends_so = match walk.last() {
         Some(last) => last == (head, end.head_hash.as_str()),
@@ -128,16 +126,20 @@ pub(super) fn load_deployment(
     connection: &Connection,
     id: DeploymentId,
 ) -> Result<Option<(StreamId, Loaded)>, LedgerError> {
-    let found: Option<(String, String, i64)> = connection
+    let found: Option<(String, String, i64, i64, i64)> = connection
         .prepare_cached(
-            "SELECT s.source, s.application, s.head_seq
-             FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.id = ?1
-             AND NOT EXISTS (SELECT 1 FROM checkpoints c WHERE c.stream_id = d.stream_id AND c.until >= d.opened_seq)",
+            "SELECT s.source, s.application, s.head_seq, s.id, d.opened_seq
+             FROM deployments d JOIN streams s ON s.id = d.stream_id WHERE d.id = ?1",
         )?
-        .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+        .query_row([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))
         .optional()?;
-    let Some((source, application, head)) = found else { return Ok(None) };
+    let Some((source, application, head, stream_id, opened)) = found else { return Ok(None) };
     let stream = rows::stream(&source, &application)?;
+    // What is being pruned is gone, although some of it is still there.
+    let pruned = checkpoint::of(connection, stream_id, &stream.to_string())?.unwrap_or_default().until;
+    if rows::number(opened)? <= pruned {
+        return Ok(None);
+    }
     let (records, _) = records_of(
         connection,
         &stream.to_string(),

@@ -7,11 +7,19 @@ use std::path::Path;
 
 use rusqlite::{Connection, TransactionBehavior};
 
+use super::checkpoint;
 use super::error::LedgerError;
 use crate::failpoint::{self, Point};
 
 /// Step N brings a file from version N to N + 1; the version is SQLite's `user_version`.
-const STEPS: &[&str] = &[include_str!("migrations/0001_records.sql"), include_str!("migrations/0002_pruning.sql")];
+const STEPS: &[&str] = &[
+    include_str!("migrations/0001_records.sql"),
+    include_str!("migrations/0002_pruning.sql"),
+    include_str!("migrations/0003_seals.sql"),
+];
+
+/// From this version on checkpoints are sealed, which SQL can't do.
+pub(super) const SEALED: usize = 3;
 
 /// Brings the file to this version's tables, all steps in one transaction.
 pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
@@ -20,6 +28,9 @@ pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), Le
     let found = check_version(&transaction, path)?;
     for step in STEPS.iter().skip(found) {
         transaction.execute_batch(step).map_err(failed)?;
+    }
+    if found < SEALED {
+        checkpoint::seal_all(&transaction).map_err(failed)?;
     }
     if found < STEPS.len() {
         transaction.pragma_update(None, "user_version", known()).map_err(failed)?;

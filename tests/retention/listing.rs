@@ -2,9 +2,10 @@
 
 use stagehook::domain::hook::Hook;
 use stagehook::domain::record::{CallKey, EndState, Event};
-use stagehook::ledger::{Kind, head, verify};
+use stagehook::ledger::{Kind, StreamKey, head, verify};
 
-use super::world::{Site, ago, filler};
+use super::filler::seal;
+use super::world::{KEEP, Site, ago, filler, stream};
 
 /// Two that ended, one that was undone, one that is live; then pruned so that three records are left to go.
 async fn filled(pruned: bool) -> Site {
@@ -104,14 +105,14 @@ async fn a_front_that_pruning_did_not_cut_is_found() {
         ("without a checkpoint", cut(12), Kind::Missing, "records 1 to 12 are missing"),
         (
             "in the middle of one",
-            format!("INSERT INTO checkpoints {}; {}", link(14), cut(14)),
+            format!("INSERT INTO checkpoints (stream_id, seq, hash, at, until) {}; {}", link(14), cut(14)),
             Kind::Missing,
             "whose beginning is gone",
         ),
         (
             "with a checkpoint of something else",
             format!(
-                "INSERT INTO checkpoints {}; {} UPDATE checkpoints SET hash = '{}'",
+                "INSERT INTO checkpoints (stream_id, seq, hash, at, until) {}; {} UPDATE checkpoints SET hash = '{}'",
                 link(12),
                 cut(12),
                 "0".repeat(64)
@@ -121,13 +122,21 @@ async fn a_front_that_pruning_did_not_cut_is_found() {
         ),
         (
             "with nothing left",
-            format!("INSERT INTO checkpoints {}; {} DELETE FROM aliases;", link(76), cut(76)),
+            format!(
+                "INSERT INTO checkpoints (stream_id, seq, hash, at, until) {}; {} DELETE FROM aliases;",
+                link(76),
+                cut(76)
+            ),
             Kind::Missing,
             "leaves the newest",
         ),
         (
             "more than there is was to go",
-            format!("INSERT INTO checkpoints {}; {} UPDATE checkpoints SET until = 99", link(12), cut(12)),
+            format!(
+                "INSERT INTO checkpoints (stream_id, seq, hash, at, until) {}; {} UPDATE checkpoints SET until = 99",
+                link(12),
+                cut(12)
+            ),
             Kind::Missing,
             "leaves the newest",
         ),
@@ -135,9 +144,54 @@ async fn a_front_that_pruning_did_not_cut_is_found() {
     for (what, sql, kind, message) in cases {
         let site = filled(false).await;
         site.tamper(&sql);
+        seal(&site.shell());
         let findings = site.verify().findings;
         let found = findings.iter().any(|finding| finding.kind == kind && finding.message.contains(message));
         assert!(found, "{what}: {findings:#?}");
+    }
+}
+
+/// A wrong number in it would take what must stay, and what it took is all gone.
+#[tokio::test]
+async fn a_checkpoint_that_was_changed_is_found_and_nothing_is_pruned_by_it() {
+    for change in [
+        "until = 40",
+        "until = until | (1 << 40)",
+        "until = seq",
+        "seq = seq + 1",
+        "hash = 'x'",
+        "at = 'x'",
+        "seal = ''",
+    ] {
+        let site = filled(true).await;
+        site.tamper(&format!("UPDATE checkpoints SET {change}"));
+        let findings = site.verify().findings;
+        assert!(findings.iter().any(|found| found.message.contains("what pruning took")), "{change}: {findings:#?}");
+        let records = site.count("records");
+        let refused = site.step(None, 100).await.unwrap_err().to_string();
+        assert!(refused.contains("the checkpoint of generic:test/a is not what was written"), "{change}: {refused}");
+        assert!(site.ledger.load(&stream("a"), KEEP).await.is_err(), "{change}");
+        // Whoever looks for others is not kept from them.
+        assert_eq!(
+            site.ledger.prunable(StreamKey::default(), KEEP, Some(ago(90))).await.unwrap().streams,
+            [site.key()]
+        );
+        assert_eq!(site.count("records"), records, "{change}");
+    }
+}
+
+/// With a seal that fits: whoever made it, pruning takes whole deployments that are over.
+#[tokio::test]
+async fn a_checkpoint_that_condemns_what_must_stay_is_found() {
+    for (until, message) in [
+        ("(SELECT opened_seq FROM deployments WHERE revision = 'v7')", "which is being pruned: that takes whole"),
+        ("(SELECT max(seq) FROM records)", "is being pruned, and is not over"),
+    ] {
+        let site = filled(true).await;
+        site.tamper(&format!("UPDATE checkpoints SET until = {until}"));
+        seal(&site.shell());
+        let findings = site.verify().findings;
+        assert!(findings.iter().any(|found| found.message.contains(message)), "{until}: {findings:#?}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::engine::retention::Pruner;
-use crate::ledger::{Cut, ListQuery, Step, StreamKey, verify};
+use crate::ledger::{Cut, ListQuery, Step, StreamKey, filler, verify};
 
 /// Deployments that ended long ago, as the clock of these tests goes: everything before tomorrow is long ago.
 async fn filled(count: u64) -> (Lab, Vec<DeploymentId>) {
@@ -79,6 +79,26 @@ async fn a_decision_about_what_is_pruned_meanwhile_is_made_again_and_finds_none(
     assert!(matches!(told, Told::Unknown { .. }), "{told:?}");
     pruner(&lab).round().await.unwrap();
     assert!(verify(&lab.folder.path().join("ledger.db"), None).unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_condemns_everything_is_told_and_no_call_is_held_for_ever() {
+    let (lab, _) = filled(20).await;
+    pruner(&lab).round().await.unwrap();
+    lab.write(clock::mint(clock::now()).deployment(), [opened(99)]).await;
+    assert_eq!(listed(&lab).await, 9);
+    let shell = rusqlite::Connection::open(lab.folder.path().join("ledger.db")).unwrap();
+    shell.execute("UPDATE checkpoints SET until = 1 << 40", []).unwrap();
+    let call = || lab.call(Hook::PreRollout, Says::Forward { revision: revision(99) });
+    // Forged with a seal that fits: each append conflicts, and reading once more changes nothing.
+    filler::seal(&shell);
+    let told = call().await;
+    assert!(matches!(&told, Told::Unavailable { message } if message.contains("16 times in a row")), "{told:?}");
+    shell.execute("UPDATE checkpoints SET seal = 'x'", []).unwrap();
+    pruner(&lab).round().await.unwrap();
+    assert_eq!(listed(&lab).await, 9, "nothing went by it");
+    let told = call().await;
+    assert!(matches!(&told, Told::Unavailable { message } if message.contains("not what was written")), "{told:?}");
 }
 
 /// Whoever is first, the other one sees it: what is called about is there with all its records, or gone.

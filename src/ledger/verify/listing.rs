@@ -31,6 +31,8 @@ pub(super) struct Listing<'a> {
 }
 
 struct Open {
+    /// Whether it is to be pruned.
+    condemned: bool,
     /// Its last record.
     last: u64,
     /// By what it is known, and in which record that was said last.
@@ -77,7 +79,7 @@ impl<'a> Listing<'a> {
                 .query_row([id.to_string()], |row| row.get(0))?;
             let last = last.and_then(|last| u64::try_from(last).ok()).unwrap_or(at.seq);
             folded.open(at.seq, id, fact, pipeline);
-            self.open.insert(id, Open { last, names: BTreeMap::new() });
+            self.open.insert(id, Open { condemned, last, names: BTreeMap::new() });
         } else {
             folded.advance(at.seq, fact);
         }
@@ -93,6 +95,10 @@ impl<'a> Listing<'a> {
             }
             return Ok(());
         };
+        if open.condemned && !condemned {
+            let message = format!("it is of {id}, which is being pruned: that takes whole deployments");
+            report.find(Kind::Changed, Some(self.name), Some(at.seq), message);
+        }
         if let Some(alias) = alias {
             open.names.insert(alias, at.seq);
         }
@@ -113,6 +119,10 @@ impl<'a> Listing<'a> {
         let (Some(folded), Some(open)) = (&mut self.folded, self.open.remove(&id)) else { return Ok(()) };
         let Some(told) = folded.get(id).map(|deployment| folded.summary(deployment)) else { return Ok(()) };
         folded.deployments.retain(|deployment| deployment.id != id);
+        if open.condemned && told.live {
+            let message = format!("{id} is being pruned, and is not over");
+            report.find(Kind::Changed, Some(self.name), Some(told.opened_seq), message);
+        }
         for difference in differences(connection, &told)? {
             let message = format!("of {id} {difference}");
             report.find(Kind::Projection, Some(self.name), Some(told.opened_seq), message);

@@ -1,14 +1,14 @@
 //! One stream: every record's own hash, its link to the one before, its number, and the end.
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, Row};
+use rusqlite::{Connection, Row};
 
 use super::content::{At, Content, exact, lossy};
 use super::listing::Listing;
 use super::{Kind, Report};
 use crate::domain::record::Fact;
-use crate::ledger::chain;
 use crate::ledger::head::StreamHead;
+use crate::ledger::{chain, checkpoint, schema};
 
 /// The most broken records of a stream that are compared with each other to tell a swap from a change.
 const COMPARED: usize = 64;
@@ -20,6 +20,8 @@ pub(super) struct Stream {
     checkpoint: Option<Link>,
     /// Up to where pruning is under way.
     until: i64,
+    /// Whether the checkpoint is what was written, as far as its version can tell.
+    sealed: bool,
 }
 
 /// A record's number and hash.
@@ -46,16 +48,16 @@ pub(super) fn each(
 ) -> rusqlite::Result<()> {
     let mut statement =
         connection.prepare("SELECT id, source || ':' || application, head_seq, head_hash FROM streams ORDER BY id")?;
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let version = usize::try_from(version).unwrap_or_default();
     let mut found = statement.query([])?;
     while let Some(row) = found.next()? {
         let id: i64 = row.get(0)?;
-        let checkpoint: Option<(Link, i64)> = connection
-            .prepare_cached("SELECT seq, hash, until FROM checkpoints WHERE stream_id = ?1")?
-            .query_row([id], |row| Ok((Link { seq: row.get(0)?, hash: lossy(row.get_ref(1)?) }, row.get(2)?)))
-            .optional()?;
+        let name = lossy(row.get_ref(1)?);
         let head = Link { seq: row.get(2)?, hash: lossy(row.get_ref(3)?) };
-        let (checkpoint, until) = checkpoint.map_or((None, 0), |(link, until)| (Some(link), until));
-        look(&Stream { id, name: lossy(row.get_ref(1)?), head, checkpoint, until })?;
+        let mut stream = Stream { id, name, head, checkpoint: None, until: 0, sealed: true };
+        stream.read_checkpoint(connection, version)?;
+        look(&stream)?;
     }
     Ok(())
 }
@@ -74,6 +76,24 @@ pub(super) fn strays(connection: &Connection, report: &mut Report) -> rusqlite::
 }
 
 impl Stream {
+    fn read_checkpoint(&mut self, connection: &Connection, version: usize) -> rusqlite::Result<()> {
+        let (until, seal) = match version {
+            ..2 => ("seq", "''"),
+            2 => ("until", "''"),
+            schema::SEALED.. => ("until", "seal"),
+        };
+        let sql = format!("SELECT seq, hash, at, {until}, {seal} FROM checkpoints WHERE stream_id = ?1");
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut found = statement.query([self.id])?;
+        let Some(row) = found.next()? else { return Ok(()) };
+        let link = Link { seq: row.get(0)?, hash: lossy(row.get_ref(1)?) };
+        self.until = row.get(3)?;
+        let seal = checkpoint::seal(&self.name, link.seq, &link.hash, &lossy(row.get_ref(2)?), self.until);
+        self.sealed = version < schema::SEALED || seal == lossy(row.get_ref(4)?);
+        self.checkpoint = Some(link);
+        Ok(())
+    }
+
     pub(super) fn walk(
         &self,
         connection: &Connection,
@@ -93,6 +113,10 @@ impl Stream {
         let mut earlier_seen = earlier.is_some_and(|earlier| self.is_pruned(earlier, report));
         let mut listing = Listing::new(self.id, &self.name, self.checkpoint.as_ref().map(|_| self.until));
         report.pruned += u64::from(self.checkpoint.is_some());
+        if !self.sealed {
+            let message = "the checkpoint, which says what pruning took, is not what was written".to_owned();
+            report.find(Kind::Changed, Some(&self.name), None, message);
+        }
         while let Some(row) = found.next()? {
             let stored = Stored::from(row)?;
             report.records += 1;
