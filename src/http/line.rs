@@ -5,7 +5,7 @@
 //! comes is read ahead here, and handed on when hyper asks for it.
 //!
 //! Its times are kept here as well, since hyper knows one for the headers alone: each is a deadline for the whole, so
-//! that a byte a second gains nothing. The one of the body is the reader's of the body.
+//! that a byte a second gains nothing; but for the answer, where whoever takes some of it may go on. The one of the body is the reader's of the body.
 
 use std::fmt::Debug;
 use std::future::poll_fn;

@@ -99,6 +99,12 @@ async fn wrong_method(uri: Uri) -> Problem {
 /// A web page that somebody on this machine looks at could otherwise call what is open on loopback. No delivery tool
 /// sends `Origin`; a page of our own sends the one that it came from.
 async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, next: Next) -> Response {
+    // Which of two is meant each program on the way decides for itself (RFC 9112, 3.2). One without any is let through:
+    // some health checks name none.
+    if request.headers().get_all(HOST).iter().nth(1).is_some() {
+        let detail = "this request is for more than one host; send one Host header";
+        return Problem::new(StatusCode::BAD_REQUEST, detail).logged_as("more than one host").into_response();
+    }
     let path = request.uri().path();
     // Read only: with any other method it is the load tester's, whose callers send no `Origin` either.
     let is_page = path == "/" && matches!(*request.method(), Method::GET | Method::HEAD);
@@ -109,7 +115,9 @@ async fn refuse_foreign_pages(Shared(state): Shared<State>, request: Request, ne
         let detail = "this request comes from a web page of another origin, and those are not served";
         return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign origin").into_response();
     }
-    if open && is_ours && !is_for_loopback(request.headers()) {
+    // A name in the request's first line wins over the header.
+    let asked = request.uri().authority().is_none_or(|authority| is_loopback_name(authority.as_str()));
+    if open && is_ours && !(asked && is_for_loopback(request.headers())) {
         let detail = "without `api.tokens` this is open to this machine alone, and only by the names 127.0.0.1, [::1] and \
                       localhost; ask by one of them, or configure a token";
         return Problem::new(StatusCode::FORBIDDEN, detail).logged_as("foreign host").into_response();

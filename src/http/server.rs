@@ -37,6 +37,9 @@ const BUFFER: usize = 64 * 1024;
 /// How long a caller has to read the last words of a connection while it is still sending.
 const LINGER: Duration = Duration::from_secs(3);
 
+/// The longest that a handshake takes, whatever the settings say: a time that no clock reaches can't be waited for.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Serves until `shutdown` is over; then what was being answered has `close_grace` to be written.
 ///
 /// The engine should be drained before, with the connections still open, so that calls that are held get their answer.
@@ -118,7 +121,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, accepted: Instant, seat
             // The one of this moment: what was accepted before goes on with the one that it has.
             let config = Arc::clone(&tls.borrow());
             // The headers have what the handshake leaves of their time.
-            let until = accepted.checked_add(times.header).unwrap_or(accepted + LINGER);
+            let until = accepted + times.header.min(LONGEST);
             // Boxed, as are the last words: what is rare is no part of every connection's memory.
             let handshake = timeout_at(until, Box::pin(tls::accept(stream, config)));
             match closing.run_until_cancelled(handshake).await {

@@ -101,6 +101,25 @@ async fn raw_requests_are_answered() {
 }
 
 #[tokio::test]
+async fn a_request_for_two_hosts_is_for_neither() {
+    let served = served().await;
+    for (start, status) in [
+        ("GET /readyz HTTP/1.1\r\nHost: localhost\r\n", 200),
+        ("GET /readyz HTTP/1.1\r\n", 200),
+        ("GET /readyz HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n", 400),
+        ("GET /readyz HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n", 400),
+        // RFC 9112, 3.2.2: the header does not count then.
+        ("GET http://elsewhere/readyz HTTP/1.1\r\nHost: localhost\r\n", 200),
+        ("GET http://elsewhere/api/v1/deployments HTTP/1.1\r\nHost: localhost\r\n", 403),
+        ("GET http://localhost/api/v1/deployments HTTP/1.1\r\nHost: localhost\r\n", 200),
+    ] {
+        let answer = exchange(served.address, format!("{start}Connection: close\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{start}{answer}");
+        assert_eq!(answer.contains("more than one host"), status == 400, "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn it_stops_when_it_is_told_although_a_connection_is_idle() {
     let served = served().await;
     let mut idle = TcpStream::connect(served.address).await.unwrap();
