@@ -56,6 +56,7 @@ fn supervise() -> io::Result<()> {
     if rustix::net::sockopt::socket_type(&control).is_err() {
         return Err(io::Error::other("it is started by the service itself, never by hand"));
     }
+    keep_descriptors()?;
     wear_tag();
     if let Some(files) = std::env::args().nth(2) {
         open_files::restore(&files)?;
@@ -79,6 +80,27 @@ fn supervise() -> io::Result<()> {
     failpoint::hit(Point::ReportBefore);
     let _ = control.write_all(&report.encode());
     failpoint::hit(Point::SupervisorEnds);
+    Ok(())
+}
+
+/// What the service was started with besides its three streams (`serve 7</etc/shadow`) is not for scripts. Before
+/// anything is opened here, so that it is no more than that.
+fn keep_descriptors() -> io::Result<()> {
+    // SAFETY: it takes numbers, and closes nothing before an `exec`.
+    if unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+        return Ok(());
+    }
+    // Linux before 5.11, or a sandbox that does not know the call.
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // SAFETY: as above; the listing's own number may be gone by then, which is an error and nothing else.
+        if number > 2 && unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } == -1 {
+            let error = io::Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EBADF) {
+                return Err(error);
+            }
+        }
+    }
     Ok(())
 }
 
