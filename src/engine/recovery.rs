@@ -31,9 +31,7 @@ impl Engine {
         let runs: Vec<_> = scripts.iter().map(|(_, run)| *run).collect();
         if !runs.is_empty() {
             failpoint::hit(Point::ProveDeadBefore);
-            let found = self.0.executor.prove_dead(&runs).await.map_err(|error| {
-                format!("can't prove that the scripts of the service's last life are dead: {error}")
-            })?;
+            let found = self.0.executor.prove_dead(&runs).await;
             failpoint::hit(Point::ProveDeadAfter);
             for leftover in found {
                 let (run, processes) = (leftover.run, leftover.processes);

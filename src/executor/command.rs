@@ -17,11 +17,13 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep_until};
 
+use super::children;
 use super::orphans::{self, Registered};
 use super::output::Recorder;
+use super::proc::Process;
 use super::stop::{Cause, Stops};
 use super::wire::{Order, Report, TERM};
-use super::{MARKER, open_files, proc, supervisor};
+use super::{MARKER, open_files, supervisor};
 use crate::domain::ids::RunId;
 use crate::failpoint::{self, Point};
 
@@ -60,7 +62,8 @@ pub async fn run(
     let mut cleared = 0;
     if report.is_none() {
         failpoint::hit(Point::ClearBefore);
-        cleared = clear(&mut supervised.child, run).await?;
+        let user = order.credentials.as_ref().map(|credentials| credentials.uid);
+        cleared = clear(&mut supervised.child, run, user).await;
         failpoint::hit(Point::ClearAfter);
     }
     supervised.child.wait().await?;
@@ -144,16 +147,14 @@ async fn listen(
 }
 
 /// The supervisor is no more: kills what it leaves.
-async fn clear(child: &mut Child, run: RunId) -> io::Result<usize> {
+async fn clear(child: &mut Child, run: RunId, user: Option<u32>) -> usize {
     // Should it only have closed its socket, it is of no more use.
     let _ = child.start_kill();
-    let Some(pid) = pid_of(child) else { return Ok(0) };
-    if let Some(stat) = proc::stat(pid) {
-        while proc::stat(pid).is_some_and(|stat| !stat.zombie) {
-            orphans::death(stat.process, SILENCE).await;
-        }
+    let Some(pid) = pid_of(child) else { return 0 };
+    while !children::is_dead(pid) {
+        orphans::death(Process { pid, start: None }, SILENCE).await;
     }
-    orphans::clear(run, pid).await
+    orphans::clear(run, user, pid).await
 }
 
 /// What is still in the pipe; nobody writes it any more, so nothing is waited for.

@@ -6,6 +6,7 @@ use rustix::process::geteuid;
 
 use super::identity::{Credentials, Identity};
 use super::limits::{self, Limited, Limits};
+use super::sight;
 
 /// Whom scripts run as, and under which limits. By default as the service and under its own.
 #[derive(Clone, Debug, Default)]
@@ -49,14 +50,15 @@ impl Confinement {
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    /// Whether scripts come where they have to and not where they must not. To be asked once it is permitted.
+    /// Whether scripts come where they have to and not where they must not, and can be seen there. To be asked once it is
+    /// permitted.
     pub fn has_its_places(&self, places: Places<'_>) -> Result<(), Vec<String>> {
-        match &self.identity {
-            Some(identity) if self.credentials().is_some_and(|credentials| credentials.uid != 0) => {
-                identity.has_its_places(places)
-            }
-            _ => Ok(()),
+        let (Some(identity), Some(credentials)) = (&self.identity, self.credentials()) else { return Ok(()) };
+        let mut faults: Vec<_> = sight::fault(credentials).into_iter().collect();
+        if credentials.uid != 0 {
+            faults.extend(identity.has_its_places(places).err().unwrap_or_default());
         }
+        if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
     /// What the variables that tell who one is are for scripts; an inner none: not to be inherited.

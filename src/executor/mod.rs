@@ -2,12 +2,15 @@
 //!
 //! `run` walks the attempts and makes the [`Ending`]; `command` runs one command under a [`supervisor`],
 //! which is this program again and proves that nothing of the command is left; `orphans` is for
-//! supervisors that were killed themselves, and `tag` is what it knows their processes by. `prepare`, `run_dir` and
+//! supervisors that were killed themselves, and `tag` is what it knows their processes by. Both look through `proc`, which never
+//! takes what it can't see for dead; `sight` shows at the start that nothing is hidden, `children` knows who is a child all the
+//! same. `prepare`, `run_dir` and
 //! [`environment`] are what a script finds when it starts (`removal` takes away what it made of that),
 //! `confinement` (`identity`, `limits`) what it may, `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
 //! of it. Deliberately knows no ledger, no deployment and no rule about either.
 
 mod buffer;
+mod children;
 mod command;
 mod confinement;
 pub mod environment;
@@ -26,6 +29,7 @@ mod proc;
 mod removal;
 mod run;
 mod run_dir;
+mod sight;
 mod signal_name;
 mod stop;
 pub mod supervisor;
@@ -145,9 +149,11 @@ impl Executor {
     }
 
     /// Recovery: finds every process of these runs, kills them, and waits until none is left.
-    /// Tells what it found; a run without a process is not in the answer.
-    pub async fn prove_dead(&self, runs: &[RunId]) -> io::Result<Vec<Leftover>> {
-        orphans::prove_dead(runs).await
+    /// Tells what it found; a run without a process is not in the answer. It is no error that they can't be looked for: it is
+    /// told in the log, and looked again until that works.
+    pub async fn prove_dead(&self, runs: &[RunId]) -> Vec<Leftover> {
+        let user = self.settings.confinement.credentials().map(|credentials| credentials.uid);
+        orphans::prove_dead(runs, user).await
     }
 
     /// Removes what runs of an earlier life of the service left in the work folder. To be called

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, getrlimit, kill_process, prlimit};
 use serde_json::{Value, json};
 use sha2::Digest as _;
 
@@ -11,7 +11,7 @@ use crate::support::World;
 use crate::support::pipelines::{pipeline, stage};
 use crate::support::poll::poll_until;
 use crate::support::programs::is_there;
-use crate::support::server::field;
+use crate::support::server::{binary, field};
 
 /// A script that is deaf to every signal that it can be deaf to and starts all kinds of runaways. Each notes its
 /// number; the last, which goes on for ever, is in a new process every few milliseconds.
@@ -199,20 +199,43 @@ async fn both_are_killed_the_supervisor_first_and_the_rollback_that_waits_is_bes
     run.assert_undone_alone().await;
 }
 
+#[tokio::test]
+async fn a_look_that_fails_is_no_proof_of_death() {
+    let run = Runaways::started().await;
+    let service = Some(run.world.server().pid());
+    // No descriptor is left, so `/proc` can't be read: all that there is stays open.
+    // It was started with this process's limits, and has raised the soft one.
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let before = prlimit(service, Resource::Nofile, Rlimit { current: Some(3), maximum }).unwrap();
+    run.kill_the_supervisor();
+    run.world.server().logged("can't be looked at").await;
+    run.assert_alive();
+    prlimit(service, Resource::Nofile, before).unwrap();
+    poll_until("the run has ended", || async {
+        (run.deployment().await["runs"][0]["state"] == "Failed").then_some(())
+    })
+    .await;
+    run.assert_dead();
+    let told = run.world.server().log_with("can't be looked at");
+    assert_eq!(told.len(), 1, "once in a while: {told:#?}");
+    run.assert_undone_alone().await;
+}
+
 /// Starts the service as a user that may not signal root's processes. Its own program may lie where that user can't
 /// go, so it is a copy.
 const AS_NOBODY: &[&str] =
     &["sh", "-c", "shift; exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$E2E_DIR/program\" \"$@\"", "sh"];
 
-#[tokio::test]
-async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
-    if !geteuid().is_root() || !is_there("setpriv") {
-        assert!(std::env::var_os("CI").is_none(), "it takes root and setpriv");
-        eprintln!("NOT TESTED: it takes root and setpriv");
-        return;
+/// A service of `nobody` that was killed while a script ran, and a process of another user that carries the run's tag
+/// and nothing else of it; none where that can't be had here.
+async fn killed_beside_a_tag(user: u32) -> Option<(World, tokio::process::Child)> {
+    if !geteuid().is_root() || !is_there("setpriv") || !is_there("prlimit") {
+        assert!(std::env::var_os("CI").is_none(), "it takes root, setpriv and prlimit");
+        eprintln!("NOT TESTED: it takes root, setpriv and prlimit");
+        return None;
     }
     let world = World::new().pipeline("podinfo.yaml", &pipeline(&[stage("migrate", "pre-rollout")]));
-    std::fs::copy(env!("CARGO_BIN_EXE_stagehook"), world.path().join("program")).unwrap();
+    std::fs::copy(binary(), world.path().join("program")).unwrap();
     for path in [world.path().to_owned(), world.path().join("library.sh"), world.path().join("pipelines")] {
         std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
     }
@@ -223,19 +246,32 @@ async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
     }
     let call = world.client().hold_flagger("pre-rollout", "Progressing", "a1");
     gate.entered().await;
-    // As if the script had become root and had left its tree: nothing is left but the tag.
-    let mut stranger =
-        tokio::process::Command::new("sleep").arg("1000").env_clear().kill_on_drop(true).spawn().unwrap();
-    let pid = Pid::from_raw(i32::try_from(stranger.id().unwrap()).unwrap()).unwrap();
-    let limit = Some(tag(&world.journal()[0].run).parse().unwrap());
-    prlimit(Some(pid), Resource::Rttime, Rlimit { current: limit, maximum: limit }).unwrap();
+    // By the limit of its own that anybody may lower.
+    let tag = tag(&world.journal()[0].run);
+    let mut sleep = tokio::process::Command::new("prlimit");
+    sleep.arg(format!("--rttime={tag}:{tag}")).args(["sleep", "1000"]).uid(user).env_clear();
+    let stranger = sleep.kill_on_drop(true).spawn().unwrap();
+    let its = format!("{} (sleep)", pid_of(&stranger).as_raw_nonzero());
+    let sleeps = || async { carrying(&tag).iter().any(|stat| stat.starts_with(&its)).then_some(()) };
+    poll_until("it carries the tag", sleeps).await;
     world.kill().await;
     let _ = call.result().await;
+    Some((world, stranger))
+}
 
+fn pid_of(child: &tokio::process::Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
+    // As if the script had become root and had left its tree: nothing is left but the tag.
+    let Some((mut world, mut stranger)) = killed_beside_a_tag(0).await else { return };
     world.spawn();
     let told = world.server().logged("can't be killed").await;
     assert_eq!(field(&told, "run").unwrap(), world.journal()[0].run);
-    assert_eq!(field(&told, "processes").unwrap(), format!("{} (\"sleep\", state S, user 0)", pid.as_raw_nonzero()));
+    let named = format!("{} (\"sleep\", state S, user 0)", pid_of(&stranger).as_raw_nonzero());
+    assert_eq!(field(&told, "processes").unwrap(), named);
     // Who stops it is not held up, and the next start waits anew.
     world.server().signal(Signal::TERM);
     assert_eq!(world.server().exited().await.code(), Some(0), "{}", world.server().log().join("\n"));
@@ -245,4 +281,17 @@ async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
     assert!(world.server().log_with("listening").is_empty());
     stranger.kill().await.unwrap();
     world.server().logged("listening").await;
+}
+
+#[tokio::test]
+async fn who_copies_a_tag_holds_nobody_up() {
+    // Anybody may read the number, and lower its own limit to it.
+    let Some((mut world, stranger)) = killed_beside_a_tag(3_999_999_999).await else { return };
+    world.start().await;
+    let told = world.server().log_with("carries this run's mark");
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert_eq!(field(&told[0], "run").unwrap(), world.journal()[0].run);
+    let named = format!("{} (\"sleep\", state S, user 3999999999)", pid_of(&stranger).as_raw_nonzero());
+    assert_eq!(field(&told[0], "process").unwrap(), named);
+    assert!(alive(pid_of(&stranger)));
 }

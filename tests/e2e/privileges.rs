@@ -3,13 +3,14 @@
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
-use rustix::process::geteuid;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::World;
 use crate::support::pipelines::pipeline;
 use crate::support::poll::poll_until;
 use crate::support::programs::is_there;
+use crate::support::server::binary;
 
 /// A user that every system has, by name; what belongs to it here.
 const USER: &str = "nobody";
@@ -213,6 +214,146 @@ async fn a_service_with_capabilities_hands_none_of_them_on() {
     assert_eq!(run["message"], "exit code 0; 1 process left behind was killed");
     let left: Vec<_> = std::fs::read_dir(world.path().join("elsewhere")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// The same, where `/proc` is its own: first as it is, or hiding what is other users'.
+const WITH_OWN_PROC: &[&str] = &[
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "shift; mount -t proc $PROC proc /proc && all=+setuid,+setgid,+kill,+chown,+dac_override,+fowner && \
+     exec setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=$all --ambient-caps=$all \"$E2E_DIR/program\" \"$@\"",
+    "sh",
+];
+
+/// A world for that; none where it can't be had here.
+fn world_with_own_proc(options: &str, stage: &Value) -> Option<World> {
+    if !can_run_as() || !is_there("setpriv") || !is_there("unshare") || !is_there("nsenter") {
+        return None;
+    }
+    let world =
+        world(json!("3999999999:3999999998"), "").pipeline("podinfo.yaml", &pipeline(std::slice::from_ref(stage)));
+    std::fs::copy(binary(), world.path().join("program")).unwrap();
+    for path in [world.path().to_owned(), world.path().join("pipelines")] {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    Some(world.variable("PROC", options).launched_by(WITH_OWN_PROC))
+}
+
+#[tokio::test]
+async fn a_service_that_could_not_see_its_scripts_is_refused() {
+    let Some(mut world) = world_with_own_proc("-o hidepid=2", &stage("true")) else { return };
+    world.spawn();
+    assert_eq!(world.server().exited().await.code(), Some(2), "{}", world.server().log().join("\n"));
+    let says = |text: &str| {
+        for told in ["/proc hides the processes of user 3999999999", "hidepid", "ProtectProc=default", "CAP_SYS_PTRACE"]
+        {
+            assert!(text.contains(told), "{told:?} in {text}");
+        }
+    };
+    says(&world.server().log().join("\n"));
+    // What checks says so before.
+    let check = std::process::Command::new(WITH_OWN_PROC[0])
+        .args(&WITH_OWN_PROC[1..])
+        .args(["", "check"])
+        .env("STAGEHOOK_CONFIG", world.path().join("stagehook.yaml"))
+        .env("E2E_DIR", world.path())
+        .env("PROC", "-o hidepid=2")
+        .output()
+        .unwrap();
+    assert_eq!(check.status.code(), Some(2), "{check:?}");
+    says(&String::from_utf8_lossy(&check.stdout));
+}
+
+/// A script of another user that is deaf, and has left one behind elsewhere; what undoes it tells who is beside it.
+/// `/proc` begins to hide both of them while they run.
+async fn hidden_while_it_runs() -> Option<(World, String, String)> {
+    let run = "trap '' TERM; (env -i setsid sh -c 'trap \"\" TERM; (sleep 1000; :)' &); echo up; while :; do sleep 1000; done";
+    let undo = "tag=$(cat \"$E2E_DIR/tag\"); [ ${#tag} -gt 10 ] && grep -ls \"timeout *$tag \" /proc/[0-9]*/limits; echo undone";
+    let with = json!({"run": run, "onRollback": undo});
+    let stage = json!({"id": "run", "name": "SCRIPT_RUN", "hook": "pre-rollout", "with": with});
+    let world = world_with_own_proc("", &stage)?.started().await;
+    let client = world.client();
+    let call = client.hold_flagger("pre-rollout", "Progressing", "a1");
+    let run = poll_until("the script runs", || async {
+        let id = client.deployments().await.first()?["id"].as_str()?.to_owned();
+        let run = client.deployment(&id).await["runs"][0]["id"].as_str()?.to_owned();
+        let log = client.get(&format!("/api/v1/runs/{run}/logs")).await.text;
+        log.contains("up").then_some(run)
+    })
+    .await;
+    drop(call);
+    let tag = super::outlive::tag(&run);
+    world.write("tag", &tag);
+    mode(&world.path().join("tag"), 0o644);
+    poll_until("all of it runs", || async { (super::outlive::carrying(&tag).len() >= 5).then_some(()) }).await;
+    let namespace = format!("--mount=/proc/{}/ns/mnt", world.server().pid().as_raw_nonzero());
+    let remount = ["mount", "-o", "remount,hidepid=2", "/proc"];
+    assert!(std::process::Command::new("nsenter").arg(namespace).args(remount).status().unwrap().success());
+    Some((world, run, tag))
+}
+
+/// Reports the failure: the rollback is done, and was beside nobody.
+async fn undone_alone(world: &World, tag: &str) -> Value {
+    let client = world.client();
+    let id = client.flagger("post-rollout", "Failed", "a1").await.expect(200).deployment();
+    let left = super::outlive::carrying(tag);
+    assert!(left.is_empty(), "{left:#?}");
+    let deployment = client.deployment(&id).await;
+    let undo = deployment["runs"][1]["id"].as_str().unwrap();
+    let log = client.get(&format!("/api/v1/runs/{undo}/logs")).await.text;
+    assert_eq!(log.trim(), "undone", "beside it");
+    deployment["runs"][0].clone()
+}
+
+#[tokio::test]
+async fn a_supervisor_kills_what_it_cannot_see() {
+    let Some((world, _, tag)) = hidden_while_it_runs().await else { return };
+    let run = undone_alone(&world, &tag).await;
+    // By its supervisor's word, and not because that was silent for too long.
+    assert_eq!(run["signal"], 9, "{run:#}");
+}
+
+#[tokio::test]
+async fn what_a_supervisor_leaves_is_killed_where_it_cannot_be_seen() {
+    let Some((world, run, tag)) = hidden_while_it_runs().await else { return };
+    let own = format!("STAGEHOOK_RUN_ID={run}");
+    let is_supervisor = |pid: &i32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let is = |bytes: Vec<u8>, text: &str| bytes.split(|byte| *byte == 0).any(|part| part == text.as_bytes());
+        is(read("cmdline"), "__supervise") && is(read("environ"), &own)
+    };
+    let mut numbers =
+        std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let supervisor = Pid::from_raw(numbers.find(is_supervisor).unwrap()).unwrap();
+    kill_process(supervisor, Signal::KILL).unwrap();
+    let client = world.client();
+    let id = client.deployments().await[0]["id"].as_str().unwrap().to_owned();
+    poll_until("the run has ended", || async {
+        (client.deployment(&id).await["runs"][0]["state"] == "Failed").then_some(())
+    })
+    .await;
+    let left = super::outlive::carrying(&tag);
+    assert!(left.is_empty(), "{left:#?}");
+    undone_alone(&world, &tag).await;
+}
+
+#[tokio::test]
+async fn a_script_has_no_files_of_the_service() {
+    let world = World::new()
+        .pipeline("podinfo.yaml", &pipeline(&[stage("(read -r line <&7) 2>&1 && echo read; ls /proc/self/fd")]));
+    let world = world.launched_by(&["sh", "-c", "exec \"$@\" 7</etc/passwd", "sh"]).started().await;
+    assert!(
+        std::fs::read_link(format!("/proc/{}/fd/7", world.server().pid().as_raw_nonzero()))
+            .unwrap()
+            .ends_with("passwd")
+    );
+    let (_, log) = ran(&world, 200).await;
+    let last: Vec<_> = log.lines().rev().take(4).collect();
+    // The last is the listing's own.
+    assert_eq!(last, ["3", "2", "1", "0"], "{log}");
+    assert!(!log.lines().any(|line| line == "read"), "{log}");
 }
 
 #[tokio::test]

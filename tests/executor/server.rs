@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit, setrlimit};
 use stagehook::domain::ids::RunId;
 use stagehook::executor::become_subreaper;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -100,7 +100,7 @@ async fn recovery_proves_a_run_dead() {
     let supervisor = world.pids("supervisor")[0];
     kill_process(supervisor, Signal::STOP).unwrap();
     server.kill().await.unwrap();
-    let found = world.executor.prove_dead(&[run, run_id()]).await.unwrap();
+    let found = world.executor.prove_dead(&[run, run_id()]).await;
     assert_eq!(found.iter().map(|left| left.run).collect::<BTreeSet<_>>(), BTreeSet::from([run]));
     assert!(found[0].processes >= 3, "{found:?}");
     for pid in world.pids("pids").into_iter().chain([supervisor]) {
@@ -109,7 +109,7 @@ async fn recovery_proves_a_run_dead() {
     assert!(world.path("work").join(run.to_string()).exists());
     world.executor.clean_work_dir().unwrap();
     assert!(!world.path("work").join(run.to_string()).exists());
-    assert_eq!(world.executor.prove_dead(&[run]).await.unwrap(), []);
+    assert_eq!(world.executor.prove_dead(&[run]).await, []);
 }
 
 #[tokio::test]
@@ -125,13 +125,58 @@ async fn recovery_finds_scripts_whose_supervisor_is_gone() {
         .spawn()
         .unwrap();
     BufReader::new(orphan.stdout.take().unwrap()).lines().next_line().await.unwrap();
-    let found = world.executor.prove_dead(&[run]).await.unwrap();
+    let found = world.executor.prove_dead(&[run]).await;
     orphan.wait().await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].processes, 2);
     for pid in world.pids("pids") {
         assert!(is_dead(pid), "{pid:?}");
     }
+}
+
+/// Names the run that this test binary shall prove dead, without a descriptor to look with.
+const BLIND: &str = "EXECUTOR_TEST_BLIND";
+
+/// No test by itself: what the next one starts as another process, whose limit is its own.
+#[tokio::test]
+async fn as_a_blind_recovery() {
+    let Some(run) = std::env::var(BLIND).ok().map(|run| run.parse().unwrap()) else { return };
+    let world = World::new();
+    tracing_subscriber::fmt().with_writer(std::io::stdout).init();
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum }).unwrap();
+    println!("found {:?}", world.executor.prove_dead(&[run]).await);
+}
+
+#[tokio::test]
+async fn recovery_does_not_take_for_dead_what_it_cannot_look_at() {
+    let run = run_id();
+    let mut script =
+        tokio::process::Command::new("sleep").arg("1000").env("STAGEHOOK_RUN_ID", run.to_string()).spawn().unwrap();
+    let mut recovery = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["server::as_a_blind_recovery", "--exact", "--nocapture"])
+        .env(BLIND, run.to_string())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(recovery.stdout.take().unwrap()).lines();
+    let mut said = async |wanted: &str| loop {
+        let line = lines.next_line().await.unwrap().expect("it ended");
+        if line.contains(wanted) {
+            return line;
+        }
+        assert!(!line.contains("found"), "{line}");
+    };
+    said("can't be looked at").await;
+    assert!(script.try_wait().unwrap().is_none());
+    let limit = getrlimit(Resource::Nofile);
+    let pid = Pid::from_raw(i32::try_from(recovery.id().unwrap()).unwrap());
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+    let found = said("found").await;
+    assert!(found.contains("processes: 1"), "{found}");
+    assert!(!script.wait().await.unwrap().success());
+    recovery.wait().await.unwrap();
 }
 
 #[tokio::test]
@@ -146,10 +191,10 @@ async fn recovery_leaves_the_runs_of_others_alone() {
         kill_process(supervisor, Signal::KILL).unwrap();
     }
     let [one, other] = &worlds;
-    let found = one.executor.prove_dead(&runs[..1]).await.unwrap();
+    let found = one.executor.prove_dead(&runs[..1]).await;
     assert_eq!(found.iter().map(|left| left.run).collect::<Vec<_>>(), runs[..1]);
     assert!(one.pids("pids").into_iter().all(is_dead));
     assert!(!other.pids("pids").into_iter().any(is_dead), "another run's");
-    other.executor.prove_dead(&runs).await.unwrap();
+    other.executor.prove_dead(&runs).await;
     assert!(other.pids("pids").into_iter().all(is_dead));
 }

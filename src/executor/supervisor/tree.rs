@@ -1,15 +1,20 @@
 //! The tree of processes below the supervisor, and how it is brought to its end.
 //!
 //! Deliberately ignorant of sockets and signals sent to the supervisor: it is told, and looks only
-//! at its own descendants.
+//! at its own descendants. Whom `/proc` does not show, since it hides other users' processes or can't be read now, is
+//! known all the same: the script's group by its number, and every child by `waitid`. The end is never what was seen, but
+//! that there is no child left.
 
 use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process_group, setpriority_process, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, kill_process_group, setpriority_process, wait,
+};
 
+use super::super::children;
 use super::super::proc::{self, Process, Stat};
 use super::super::wire::{Exit, Report};
 use crate::failpoint::{self, Point};
@@ -21,6 +26,8 @@ const LINGER: Duration = Duration::from_millis(200);
 const LEFT_BEHIND_GRACE: Duration = Duration::from_secs(1);
 /// How often the killing looks again by itself; normally each death wakes it.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How often it tries all numbers, where there is somebody whom it can't see and who does not die.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// A script's process and everything below it.
 pub struct Tree {
@@ -33,6 +40,8 @@ pub struct Tree {
     told: HashSet<Process>,
     told_after_end: bool,
     left_behind: HashSet<Process>,
+    /// When all numbers may be tried again.
+    try_at: Option<Instant>,
 }
 
 enum Phase {
@@ -62,6 +71,7 @@ impl Tree {
             told: HashSet::new(),
             told_after_end: false,
             left_behind: HashSet::new(),
+            try_at: None,
         }
     }
 
@@ -145,18 +155,24 @@ impl Tree {
     fn tell(&mut self) {
         self.told_after_end = self.exit.is_some();
         let first = self.told.is_empty();
-        let own = proc::stat(getpid()).map(|stat| stat.group);
+        let own = getpid().as_raw_nonzero().get();
         let mut newly = Vec::new();
         // Twice, for those whose parent had the higher number.
         for _ in 0..2 {
-            visit(|stat| {
+            // Who can't be seen now has its SIGTERM with the group below, or SIGKILL later.
+            let _ = visit(|stat| {
                 if self.told.insert(stat.process) {
                     self.suspended += u32::from(first && stat.suspended);
-                    newly.push((stat.process, Some(stat.group).filter(|group| Some(*group) != own)));
+                    newly.push((stat.process, Some(stat.group).filter(|group| *group != own)));
                 }
             });
         }
         let mut groups = HashSet::new();
+        if first && let Some(group) = self.own_group() {
+            groups.insert(group);
+            let _ = kill_process_group(group, Signal::TERM);
+            let _ = kill_process_group(group, Signal::CONT);
+        }
         for (process, group) in newly {
             if self.exit.is_some() && !self.stopped {
                 self.left_behind.insert(process);
@@ -186,12 +202,16 @@ impl Tree {
         // A loop of forks would leave this process a small share of the machine. Not everybody
         // may go before others; then it takes longer.
         let _ = setpriority_process(None, -20);
-        let own = proc::stat(getpid()).map(|stat| stat.group);
+        let own = getpid().as_raw_nonzero().get();
+        if let Some(group) = self.own_group() {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         let mut struck = HashSet::new();
         loop {
-            let mut newly = false;
+            let (mut newly, mut anybody) = (false, false);
             let mut groups = HashSet::new();
-            visit(|stat| {
+            let looked = visit(|stat| {
+                anybody = true;
                 if struck.insert(stat.process) && proc::signal(stat.process, Signal::KILL) {
                     newly = true;
                     if self.exit.is_some() && !self.stopped {
@@ -200,7 +220,7 @@ impl Tree {
                 }
                 // Its group is in a session that began with or below the supervisor, so nobody
                 // else is in it; only the supervisor's own must be left alone.
-                if Some(stat.group) != own
+                if stat.group != own
                     && let Some(group) = Pid::from_raw(stat.group)
                     && groups.insert(group)
                 {
@@ -208,14 +228,52 @@ impl Tree {
                 }
             });
             // A full table of the dead would keep others from being seen.
-            if !newly || self.reap().unwrap_or(true) {
+            if self.reap().unwrap_or(true) {
+                break;
+            }
+            if looked.is_err() || !anybody {
+                newly = self.strike_unseen(own, &mut struck);
+            }
+            if !newly {
                 break;
             }
         }
     }
+
+    /// SIGKILL to each child and its group, seen or not: there is one, and nobody was seen. Its own children come to this
+    /// process as theirs come. True when there was one that had not had it.
+    fn strike_unseen(&mut self, own: i32, struck: &mut HashSet<Process>) -> bool {
+        let now = Instant::now();
+        if self.try_at.is_some_and(|at| now < at) {
+            return false;
+        }
+        let mut newly = false;
+        for pid in children::all().into_iter().filter(|pid| !children::is_dead(*pid)) {
+            let process = Process { pid, start: None };
+            if struck.insert(process) {
+                newly = true;
+                // Its own child, and not reaped: by the number is by the process.
+                let _ = kill_process(pid, Signal::KILL);
+                if self.exit.is_some() && !self.stopped {
+                    self.left_behind.insert(process);
+                }
+            }
+            if let Some(group) = Pid::from_raw(children::group_of(pid)).filter(|_| children::group_of(pid) != own) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        }
+        self.try_at = (!newly).then(|| now + TRY_AGAIN);
+        newly
+    }
+
+    /// The group that the script was started in, as long as its number means that group: while its first process was not
+    /// waited for, and while a child is in it.
+    fn own_group(&self) -> Option<Pid> {
+        (self.exit.is_none() || children::is_one_in_group(self.main)).then_some(self.main)
+    }
 }
 
-fn visit(mut each: impl FnMut(&Stat)) {
+fn visit(mut each: impl FnMut(&Stat)) -> io::Result<()> {
     let me = getpid().as_raw_nonzero().get();
     proc::visit_trees(
         |stat| stat.parent == me,
@@ -224,7 +282,7 @@ fn visit(mut each: impl FnMut(&Stat)) {
                 each(stat);
             }
         },
-    );
+    )
 }
 
 fn exit_of(status: WaitStatus) -> Exit {
