@@ -16,11 +16,11 @@ const KINDS: usize = 8;
 const AT_ONCE: usize = 64;
 
 /// Far more than what is left to do takes once all calls are answered.
-const FOREVER: Duration = Duration::from_secs(30);
+const FOREVER: Duration = Duration::from_secs(120);
 
 /// How many applications come. `STAGEHOOK_KEPT`, for more.
 fn applications() -> usize {
-    std::env::var("STAGEHOOK_KEPT").map_or(3000, |value| value.parse().unwrap())
+    std::env::var("STAGEHOOK_KEPT").map_or(2000, |value| value.parse().unwrap())
 }
 
 /// Everything that is kept by application, deployment, run or call.

@@ -336,7 +336,7 @@ async fn who_never_reads_makes_room_as_well() {
     let mut deaf = connected(served.address, b"").await;
     let requests = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(1000);
     // Until what lies between is full, and it has the one place although it asks for nothing more.
-    while timeout(Duration::from_millis(500), deaf.write_all(requests.as_bytes())).await.is_ok() {}
+    while let Ok(Ok(())) = timeout(Duration::from_millis(500), deaf.write_all(requests.as_bytes())).await {}
     let in_its_place =
         async { while statuses(&exchange(served.address, &post("confirm-promotion", BODY)).await) != ["200"] {} };
     timeout(FOREVER, in_its_place).await.expect("whoever takes nothing gives the place to who asks");
@@ -414,12 +414,6 @@ async fn eight_large_bodies(served: &Served) -> Vec<TcpStream> {
     for _ in 0..8 {
         slow.push(connected(served.address, &[head.as_bytes(), &[b' '; 199_999]].concat()).await);
     }
-    let full = async {
-        while served.site.state.bodies.left(Source::Flagger) > 1000 {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(FOREVER, full).await.expect("they take what is meant for them");
     slow
 }
 
@@ -427,6 +421,12 @@ async fn eight_large_bodies(served: &Served) -> Vec<TcpStream> {
 async fn large_bodies_of_one_source_are_in_nobody_else_s_way() {
     let served = with_bodies(200_000, 10 * FOREVER).await;
     let slow = eight_large_bodies(&served).await;
+    let full = async {
+        while served.site.state.bodies.left(Source::Flagger) > 1000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(FOREVER, full).await.expect("they take what is meant for them");
     assert_eq!(served.site.state.bodies.left(Source::Generic), 800_000);
     // A small one of the same source, and a large one of another.
     let small = exchange(served.address, &post("confirm-promotion", BODY)).await;
@@ -441,7 +441,7 @@ async fn large_bodies_of_one_source_are_in_nobody_else_s_way() {
 
 #[tokio::test]
 async fn large_bodies_of_one_source_wait_for_each_other_and_are_told_so() {
-    let served = with_bodies(200_000, Duration::from_millis(500)).await;
+    let served = with_bodies(200_000, Duration::from_secs(2)).await;
     let slow = eight_large_bodies(&served).await;
     let mut answers = Vec::new();
     for mut stream in slow {
