@@ -87,7 +87,7 @@ async fn a_checkpoint_that_condemns_everything_is_told_and_no_call_is_held_for_e
     pruner(&lab).round().await.unwrap();
     lab.write(clock::mint(clock::now()).deployment(), [opened(99)]).await;
     assert_eq!(listed(&lab).await, 9);
-    let shell = rusqlite::Connection::open(lab.folder.path().join("ledger.db")).unwrap();
+    let shell = Connection::open(lab.folder.path().join("ledger.db")).unwrap();
     shell.execute("UPDATE checkpoints SET until = 1 << 40", []).unwrap();
     let call = || lab.call(Hook::PreRollout, Says::Forward { revision: revision(99) });
     // Forged with a seal that fits: each append conflicts, and reading once more changes nothing.
