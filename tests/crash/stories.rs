@@ -322,11 +322,11 @@ impl Telling {
             async move { caller.until(|client| github::try_deliver(client, event, id, body.clone()), &[200, 202]).await }
         };
         mortal.survive(deliver("deployment", "d-1", github::deployment(42, "abc"))).await;
-        history::assert_recorded(&caller.folder, &caller.newest(), &["called"]);
+        assert!(caller.count("called") >= 1, "acknowledged and not recorded");
         mortal.survive(caller.recorded("reportSent", 1)).await;
         api.says(42, "failure");
         mortal.survive(deliver("deployment_status", "d-2", github::status(42, "abc", "failure"))).await;
-        history::assert_recorded(&caller.folder, &caller.newest(), &["rollbackStarted"]);
+        assert!(caller.count("rollbackStarted") >= 1, "acknowledged and not recorded");
         mortal.survive(caller.recorded("reportSent", 2)).await;
         let told = api.posted("/deployments/42/statuses");
         // A step of the replay fails where its supervisor dies.
