@@ -52,7 +52,7 @@ impl Setting {
     /// The hits, and how often.
     async fn trace(&self) -> BTreeMap<String, usize> {
         let mut telling = Telling::begin(self.story, self.lives(None)).await;
-        Box::pin(telling.tell(self.story)).await;
+        telling.tell_in_time(self.story).await;
         let mut counts = BTreeMap::new();
         for hit in telling.mortal.hits(HITS) {
             *counts.entry(hit).or_default() += 1;
@@ -66,8 +66,7 @@ impl Setting {
         let mut lives = self.lives(Some(fault.clone()));
         lives.extend(second.map(|second| Lives::new(LATER, &[], Some(second))));
         let mut telling = Telling::begin(self.story, lives).await;
-        let told = tokio::time::timeout(LONGEST, Box::pin(telling.tell(self.story))).await;
-        assert!(told.is_ok(), "it comes to no end: {fault:?}");
+        telling.tell_in_time(self.story).await;
         let happened = telling.mortal.happened(HITS, &fault);
         Box::pin(telling.check()).await;
         happened
@@ -75,6 +74,11 @@ impl Setting {
 }
 
 impl Telling {
+    async fn tell_in_time(&mut self, story: Story) {
+        let told = tokio::time::timeout(LONGEST, Box::pin(self.tell(story))).await;
+        assert!(told.is_ok(), "{story:?} comes to no end: {}", self.mortal.world.server().log().join("\n"));
+    }
+
     /// Checks everything, in a life without faults.
     async fn check(mut self) {
         self.mortal.start_in_peace().await;
