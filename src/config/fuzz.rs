@@ -59,7 +59,9 @@ pub fn pipeline(data: &[u8]) {
 
 /// `pem`: a file with certificates, or with a key.
 pub fn pem(data: &[u8]) {
-    let text: Vec<u8> = data.iter().copied().filter(u8::is_ascii_graphic).collect();
+    // A beginning within a section ends none: rustls reads on.
+    let lines = data.split(|byte| matches!(byte, b'\n' | b'\r')).filter(|line| !line.starts_with(b"-----"));
+    let text: Vec<u8> = lines.flatten().copied().filter(u8::is_ascii_graphic).collect();
     let has = |der: &[u8]| {
         // The last few bits may stand there in more than one way.
         let inside = STANDARD.encode(&der[..der.len() - der.len() % 3]);
