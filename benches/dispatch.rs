@@ -132,7 +132,7 @@ async fn call(engine: &Engine) {
 fn executor(folder: &Path) -> Executor {
     let settings = executor::Settings {
         supervisor: PathBuf::from("/proc/self/exe"),
-        work_dir: folder.join("work"),
+        work_dir: folder.join("work").into(),
         kill_grace: Duration::from_secs(1),
         output_limit: 1 << 20,
         confinement: executor::Confinement::default(),

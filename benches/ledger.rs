@@ -269,7 +269,7 @@ async fn engine(folder: &Path, retain: Option<Duration>) -> Engine {
     let (catalog, _) = Catalog::load(&folder.join("pipelines"), &Defaults { timeout: Span::from_secs(60) }).unwrap();
     let executor = executor::Settings {
         supervisor: PathBuf::from("/proc/self/exe"),
-        work_dir: folder.join("work"),
+        work_dir: folder.join("work").into(),
         kill_grace: Duration::from_secs(1),
         output_limit: 1 << 20,
         confinement: executor::Confinement::default(),

@@ -107,7 +107,7 @@ async fn engine(folder: &Path) -> Engine {
     open_deployment(&ledger, folder).await;
     let executor = executor::Settings {
         supervisor: env!("CARGO_BIN_EXE_stagehook").into(),
-        work_dir: folder.join("work"),
+        work_dir: folder.join("work").into(),
         kill_grace: Duration::from_secs(1),
         output_limit: 1000,
         confinement: Confinement::default(),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::StatusCode;
 use tokio::net::TcpListener;
@@ -20,7 +21,7 @@ use crate::config::tls::Tls;
 use crate::domain::names::Source;
 use crate::domain::record::Owner;
 use crate::engine::{self, Engine, clock};
-use crate::executor::{self, Confinement, Executor, Places};
+use crate::executor::{self, Confinement, Executor, Places, WorkDir};
 use crate::http::{self, Metrics};
 use crate::ledger::Ledger;
 use crate::source::loadtester::Commands;
@@ -29,6 +30,9 @@ use crate::source::render::Statuses;
 /// The exit code of a service that did not start: what its settings name can't be used. (1 is an answer, and a
 /// service that did not start has given none.)
 const REFUSED: u8 = 2;
+
+/// How long, at the very end, a thread may take that still works on files.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
 /// Why the service did not start.
 struct Refused(String);
@@ -42,7 +46,10 @@ pub fn serve(config: Option<&Path>, environment: &Environment) -> ExitCode {
             .enable_all()
             .build()
             .map_err(|error| Refused(format!("error: the runtime can't be started: {error}")))?;
-        runtime.block_on(run(prepared, config, environment))
+        let outcome = runtime.block_on(run(prepared, config, environment));
+        // What hangs in a file system, or removes a great deal, is not waited for: the next start takes it up.
+        runtime.shutdown_timeout(LEFT_BEHIND);
+        outcome
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -98,13 +105,13 @@ async fn run(prepared: Prepared, config: Option<&Path>, environment: &Environmen
     let listener = listen(settings.server.listen).await.map_err(unavailable)?;
     let address = listener.local_addr().map_err(|error| unavailable(error.to_string()))?;
     let metrics = Arc::new(Metrics::default());
-    let confinement = confinement(&settings)?;
+    let (confinement, work_dir) = confinement(&settings, config)?;
     let mut engine_settings = engine_settings(&settings, environment, &metrics, &confinement);
     private::warn(&settings, &confinement);
-    let executor = executor(&settings, confinement).map_err(unavailable)?;
+    let executor = executor(&settings, confinement, work_dir).map_err(unavailable)?;
     engine_settings.reporter = reporter.map(|reporter| Arc::new(reporter) as _);
-    // A script of the last life that can't be killed holds up the start for as long as it lives, but not who stops the
-    // service. What the start may have begun by then is cut as by a crash: the next start knows what to do.
+    // A script of the last life that can't be killed holds up the start for as long as it lives, and a great deal in
+    // its folder for as long as that takes to remove, but neither holds up who stops the service. What the start may have begun by then is cut as by a crash: the next start knows what to do.
     let engine = tokio::select! {
         engine = Engine::start(engine_settings, ledger, executor, reloader.subscribe()) => engine.map_err(|why| {
             unavailable(format!("what the ledger {} holds can't be taken up: {why}", settings.ledger.path.display()))
@@ -169,8 +176,8 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-/// Whom scripts run as, and under which limits: checked before the first of them is taken up.
-fn confinement(settings: &Settings) -> Result<Confinement, Refused> {
+/// Whom scripts run as, under which limits, and where their files are: checked before the first of them is taken up.
+fn confinement(settings: &Settings, config: Option<&Path>) -> Result<(Confinement, WorkDir), Refused> {
     let refused = |faults: Vec<String>| {
         Refused(faults.iter().map(|fault| format!("error: {fault}")).collect::<Vec<_>>().join("\n"))
     };
@@ -178,21 +185,28 @@ fn confinement(settings: &Settings) -> Result<Confinement, Refused> {
     let run_as = execution.run_as.as_ref().map(|run_as| (run_as.user.as_str(), run_as.group.as_deref()));
     let confinement = Confinement::find(run_as, execution.limits.entries()).map_err(|fault| refused(vec![fault]))?;
     confinement.is_permitted().map_err(refused)?;
-    private::make(&execution.work_dir, private::rights(&confinement))
-        .map_err(|error| refused(vec![format!("execution.workDir {}: {error}", execution.work_dir.display())]))?;
-    let places =
-        Places { work_dir: &execution.work_dir, pipelines: &settings.pipelines, ledger: &settings.ledger.path };
+    let places = Places {
+        work_dir: &execution.work_dir,
+        pipelines: &settings.pipelines,
+        ledger: &settings.ledger.path,
+        settings: config,
+        secrets: &settings.secret_files(),
+    };
+    // Before anything is made in a folder that others can write to, and after: somebody may have been faster.
     confinement.has_its_places(places).map_err(refused)?;
-    Ok(confinement)
+    let work_dir = WorkDir::take(&execution.work_dir, &confinement)
+        .map_err(|why| refused(vec![format!("{why} (this one's ledger is {})", settings.ledger.path.display())]))?;
+    confinement.has_its_places(places).map_err(refused)?;
+    Ok((confinement, work_dir))
 }
 
-fn executor(settings: &Settings, confinement: Confinement) -> Result<Executor, String> {
+fn executor(settings: &Settings, confinement: Confinement, work_dir: WorkDir) -> Result<Executor, String> {
     executor::become_subreaper().map_err(|error| format!("the service can't become a subreaper: {error}"))?;
     let execution = &settings.execution;
     let settings = executor::Settings {
         // Right even when the file was replaced by a newer version meanwhile.
         supervisor: "/proc/self/exe".into(),
-        work_dir: execution.work_dir.clone(),
+        work_dir,
         kill_grace: execution.kill_grace.0,
         output_limit: usize::try_from(execution.output_limit).unwrap_or(usize::MAX),
         confinement,

@@ -51,7 +51,7 @@ pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked
     if let Some(Err(error)) = settings.server.tls.as_ref().map(Tls::load) {
         checked.diagnostics.push(Diagnostic::of_file("", error.to_string()));
     }
-    checked.diagnostics.extend(confinement(&settings));
+    checked.diagnostics.extend(confinement(&settings, config));
     match Catalog::load(&settings.pipelines, &settings.pipeline_defaults()) {
         Ok((catalog, warnings)) => {
             checked.pipelines = catalog.len();
@@ -64,15 +64,20 @@ pub(super) fn check(config: Option<&Path>, environment: &Environment) -> Checked
 
 /// What is wrong with whom scripts run as and with their limits. Who checks may be somebody else than who serves: what only
 /// says that this one may not is a warning then.
-fn confinement(settings: &Settings) -> Vec<Diagnostic> {
+fn confinement(settings: &Settings, config: Option<&Path>) -> Vec<Diagnostic> {
     let execution = &settings.execution;
     let run_as = execution.run_as.as_ref().map(|run_as| (run_as.user.as_str(), run_as.group.as_deref()));
     let confinement = match Confinement::find(run_as, execution.limits.entries()) {
         Ok(confinement) => confinement,
         Err(fault) => return vec![Diagnostic::of_file("", fault)],
     };
-    let places =
-        Places { work_dir: &execution.work_dir, pipelines: &settings.pipelines, ledger: &settings.ledger.path };
+    let places = Places {
+        work_dir: &execution.work_dir,
+        pipelines: &settings.pipelines,
+        ledger: &settings.ledger.path,
+        settings: config,
+        secrets: &settings.secret_files(),
+    };
     if let Err(faults) = confinement.is_permitted() {
         let severity = if rustix::process::geteuid().is_root() { Severity::Error } else { Severity::Warning };
         let of = |fault| Diagnostic { severity, ..Diagnostic::of_file("", fault) };

@@ -39,7 +39,7 @@ impl Engine {
             }
         }
         // After the last script of the last life is dead, and before the first of this one is started.
-        if let Err(error) = self.0.executor.clean_work_dir() {
+        if let Err(error) = self.0.executor.clean_work_dir().await {
             tracing::warn!(%error, "what earlier runs left in execution.workDir can't be removed");
         }
         failpoint::hit(Point::CleanAfter);

@@ -97,7 +97,7 @@ async fn start_with(folder: &Path, settings: Settings, catalog: Catalog, supervi
     let executor = Executor::new(
         executor::Settings {
             supervisor: supervisor.into(),
-            work_dir: folder.join("work"),
+            work_dir: folder.join("work").into(),
             kill_grace: Duration::from_secs(1),
             output_limit: 1000,
             confinement: executor::Confinement::default(),

@@ -1,11 +1,10 @@
 //! What scripts may on this machine: whom they run as and under which limits, found and checked once at the start.
 
-use std::path::Path;
-
 use rustix::process::geteuid;
 
 use super::identity::{Credentials, Identity};
 use super::limits::{self, Limited, Limits};
+use super::places::{self, Places};
 use super::sight;
 
 /// Whom scripts run as, and under which limits. By default as the service and under its own.
@@ -14,17 +13,6 @@ pub struct Confinement {
     /// None: as the service.
     identity: Option<Identity>,
     limits: Limits,
-}
-
-/// Where a script has to come, and where it must not.
-#[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
-    /// `execution.workDir`.
-    pub work_dir: &'a Path,
-    /// `pipelines`.
-    pub pipelines: &'a Path,
-    /// The ledger's file.
-    pub ledger: &'a Path,
 }
 
 impl Confinement {
@@ -50,13 +38,13 @@ impl Confinement {
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }
 
-    /// Whether scripts come where they have to and not where they must not, and can be seen there. To be asked once it is
-    /// permitted.
+    /// Whether scripts come where they have to, can't change what the service relies on, and can be seen there. To be asked
+    /// once it is permitted; the errors are lines for people.
     pub fn has_its_places(&self, places: Places<'_>) -> Result<(), Vec<String>> {
         let (Some(identity), Some(credentials)) = (&self.identity, self.credentials()) else { return Ok(()) };
         let mut faults: Vec<_> = sight::fault(credentials).into_iter().collect();
         if credentials.uid != 0 {
-            faults.extend(identity.has_its_places(places).err().unwrap_or_default());
+            faults.extend(places::faults(identity, places));
         }
         if faults.is_empty() { Ok(()) } else { Err(faults) }
     }

@@ -4,13 +4,9 @@
 //! have started, and the script can't reach them.
 
 use std::ffi::CString;
-use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use super::confinement::Places;
 use nix::unistd::{self, Group, User};
-use rustix::fs::{Access, Mode, OFlags, access, open};
 use rustix::process::{Gid, Uid, getegid, geteuid};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities, set_thread_groups,
@@ -92,6 +88,15 @@ impl Identity {
                 }
             },
         };
+        // To the system calls this number says «as it was»: the service's own.
+        for (what, number) in [("user", uid), ("group", gid)] {
+            if number == u32::MAX {
+                return Err(format!(
+                    "execution.runAs {written}: no {what} can have the number {number}, with which a process stays what it \
+                     was: correct the setting"
+                ));
+            }
+        }
         Ok(Self { written, credentials: Credentials { uid, gid, groups }, entry })
     }
 
@@ -126,80 +131,9 @@ impl Identity {
         ))
     }
 
-    /// Whether its processes can do their work, and no more; the errors are lines for people.
-    pub fn has_its_places(&self, places: Places<'_>) -> Result<(), Vec<String>> {
-        let look = || {
-            let mut faults = Vec::new();
-            // What is not there yet the service makes, such that it can be entered; but not in the ledger's own folder.
-            let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-            let private =
-                places.ledger.parent().is_some_and(|own| absolute(places.work_dir).starts_with(absolute(own)));
-            if private || places.work_dir.exists() {
-                faults.extend(self.unreachable("execution.workDir", places.work_dir).err());
-            } else if let Some(above) = places.work_dir.ancestors().find(|path| path.exists()) {
-                faults.extend(self.unreachable("execution.workDir", above).err());
-            }
-            faults.extend(self.unreachable("pipelines", places.pipelines).err());
-            faults.extend(self.can_reach_the_ledger(places.ledger));
-            faults
-        };
-        // Users are per thread in Linux: this one ends as whom it has become.
-        let faults = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.credentials.assume().map(|()| look()));
-            thread.join().unwrap_or_else(|_| Ok(vec!["the check of execution.runAs panicked".to_owned()]))
-        });
-        match faults {
-            Ok(faults) if faults.is_empty() => Ok(()),
-            Ok(faults) => Err(faults),
-            Err(error) => {
-                Err(vec![format!("execution.runAs {}: the service can't become that user: {error}", self.written)])
-            }
-        }
-    }
-
-    fn unreachable(&self, setting: &str, path: &Path) -> Result<(), String> {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let mut all: Vec<_> = path.ancestors().collect();
-        all.reverse();
-        for folder in all {
-            // The folder itself must be entered to be found in itself.
-            let Err(error) = open(folder.join("."), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { continue };
-            let rights = fs::metadata(folder).map_or_else(
-                |_| String::new(),
-                |metadata| format!(" (mode {:o}, of user {})", metadata.permissions().mode() & 0o7777, metadata.uid()),
-            );
-            let advice = if setting == "pipelines" {
-                "scripts run there: let that user enter it (chmod o+x), or set pipelines to another directory"
-            } else {
-                "set execution.workDir to a directory elsewhere, such as /run/stagehook, not in the ledger's own"
-            };
-            return Err(format!(
-                "execution.runAs {}: that user can't enter {}{rights}: {error}; it is on the way to {setting} {}: {advice}",
-                self.written,
-                folder.display(),
-                path.display()
-            ));
-        }
-        Ok(())
-    }
-
-    /// Never by opening it: that would take SQLite's locks away.
-    fn can_reach_the_ledger(&self, ledger: &Path) -> Option<String> {
-        let folder = ledger.parent().unwrap_or(Path::new("."));
-        let can = |path: &Path, rights| access(path, rights).is_ok();
-        let exposed = if can(ledger, Access::READ_OK) || can(ledger, Access::WRITE_OK) {
-            ledger
-        } else if can(folder, Access::WRITE_OK | Access::EXEC_OK) {
-            folder
-        } else {
-            return None;
-        };
-        Some(format!(
-            "execution.runAs {}: that user can reach {}, so its scripts could read or change the ledger: chmod 700 {}",
-            self.written,
-            exposed.display(),
-            folder.display()
-        ))
+    /// As the setting has it.
+    pub fn written(&self) -> &str {
+        &self.written
     }
 }
 
@@ -218,10 +152,21 @@ impl Credentials {
         for (place, group) in groups.iter_mut().zip(&self.groups) {
             *place = Gid::from_raw(*group);
         }
+        if self.uid == u32::MAX || self.gid == u32::MAX {
+            return Err(rustix::io::Errno::INVAL);
+        }
         set_thread_groups(groups)?;
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
+        // Nothing is believed that shows: what follows would run as the service.
+        let (users, groups) = (unistd::getresuid(), unistd::getresgid());
+        let is = |ids: nix::Result<[u32; 3]>, id| ids.is_ok_and(|ids| ids == [id; 3]);
+        let users = users.map(|ids| [ids.real, ids.effective, ids.saved].map(unistd::Uid::as_raw));
+        let groups = groups.map(|ids| [ids.real, ids.effective, ids.saved].map(unistd::Gid::as_raw));
+        if !is(users, self.uid) || !is(groups, self.gid) {
+            return Err(rustix::io::Errno::PERM);
+        }
         if !uid.is_root() {
             // Whoever was root has lost them by now; who had them without being root has not.
             clear_ambient_capability_set()?;
@@ -237,6 +182,8 @@ const MOST_GROUPS: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -273,5 +220,30 @@ mod tests {
         assert!(refused("no-such-user", None).contains("there is no user no-such-user on this machine"));
         assert!(refused("root", Some("no-such-group")).contains("there is no group no-such-group on this machine"));
         assert!(refused("3999999999", None).ends_with("write 3999999999:GROUP"));
+    }
+
+    #[test]
+    fn the_number_that_means_nobody_is_nobody_s() {
+        for (user, group, what) in [("4294967295", "1", "user"), ("1", "4294967295", "group")] {
+            let refused = Identity::find(user, Some(group)).unwrap_err();
+            assert!(refused.contains(&format!("no {what} can have the number 4294967295")), "{refused}");
+        }
+    }
+
+    #[test]
+    fn what_did_not_become_that_user_does_not_go_on() {
+        if !geteuid().is_root() {
+            assert!(std::env::var_os("CI").is_none(), "to become another user takes root");
+            eprintln!("NOT TESTED: to become another user takes root");
+            return;
+        }
+        // In threads, which end as whom they have become.
+        let assumed = |uid, gid| {
+            let credentials = Credentials { uid, gid, groups: vec![] };
+            std::thread::spawn(move || credentials.assume()).join().unwrap()
+        };
+        assert_eq!(assumed(3_999_999_999, 3_999_999_998), Ok(()));
+        assert_eq!(assumed(u32::MAX, 1), Err(rustix::io::Errno::INVAL));
+        assert_eq!(assumed(3_999_999_999, u32::MAX), Err(rustix::io::Errno::INVAL));
     }
 }

@@ -5,8 +5,8 @@
 //! supervisors that were killed themselves, and `tag` is what it knows their processes by. Both look through `proc`, which never
 //! takes what it can't see for dead; `sight` shows at the start that nothing is hidden, `children` knows who is a child all the
 //! same. `prepare`, `run_dir` and
-//! [`environment`] are what a script finds when it starts (`removal` takes away what it made of that),
-//! `confinement` (`identity`, `limits`) what it may, `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
+//! [`environment`] are what a script finds when it starts (`work_dir` is where, `removal` takes away what it made of that),
+//! `confinement` (`identity`, `places`, `limits`) what it may, `output`, `buffer`, `mask`, `last_line` and `outputs` what is kept
 //! of it. Deliberately knows no ledger, no deployment and no rule about either.
 
 mod buffer;
@@ -24,6 +24,7 @@ mod open_files;
 mod orphans;
 mod output;
 mod outputs;
+mod places;
 mod prepare;
 mod proc;
 mod removal;
@@ -35,6 +36,7 @@ mod stop;
 pub mod supervisor;
 mod tag;
 mod wire;
+mod work_dir;
 
 use std::io;
 use std::path::PathBuf;
@@ -46,13 +48,15 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use self::buffer::{Piece, cut_line};
-pub use self::confinement::{Confinement, Places};
+pub use self::confinement::Confinement;
 pub use self::open_files::raise_open_files;
 pub use self::orphans::{Leftover, become_subreaper, reap_adopted};
 pub use self::output::OutputView;
 use self::output::Recorder;
+pub use self::places::Places;
 use self::stop::Stops;
 pub use self::stop::{StopKind, Stopper};
+pub use self::work_dir::WorkDir;
 use crate::domain::ids::RunId;
 use crate::domain::pipeline::EnvValue;
 use crate::domain::record::Ending;
@@ -70,7 +74,7 @@ pub struct Settings {
     /// is replaced by a newer version.
     pub supervisor: PathBuf,
     /// Where the private folders of running scripts are.
-    pub work_dir: PathBuf,
+    pub work_dir: WorkDir,
     /// Between SIGTERM and SIGKILL.
     pub kill_grace: Duration,
     /// The most that is kept of a run's output, in bytes.
@@ -157,8 +161,10 @@ impl Executor {
     }
 
     /// Removes what runs of an earlier life of the service left in the work folder. To be called
-    /// once, at the start, after [`Executor::prove_dead`].
-    pub fn clean_work_dir(&self) -> io::Result<()> {
-        run_dir::clean(&self.settings.work_dir)
+    /// once, at the start, after [`Executor::prove_dead`]. That takes as long as there is much, on a thread of its own,
+    /// which goes on when nobody waits any more.
+    pub async fn clean_work_dir(&self) -> io::Result<()> {
+        let settings = Arc::clone(&self.settings);
+        tokio::task::spawn_blocking(move || run_dir::clean(settings.work_dir.path())).await?
     }
 }

@@ -147,12 +147,13 @@ impl Walk<'_> {
         let owner = self.settings.confinement.credentials().cloned();
         blocking(move || {
             failpoint::hit(Point::DirBefore);
-            let made = RunDir::create(&work_dir, job.run, &job.event, owner).and_then(|dir| {
-                let outputs_file = dir.outputs(number)?;
-                Ok((dir, outputs_file))
-            });
+            let made = RunDir::create(&work_dir, job.run, number, &job.event, owner.as_ref());
             failpoint::hit(Point::DirAfter);
-            made.map_err(|error| format!("the run's folder in {} could not be made: {error}", work_dir.display()))
+            let dir = made.map_err(|error| {
+                format!("the run's folder in {} could not be made: {error}", work_dir.path().display())
+            })?;
+            let outputs_file = dir.outputs();
+            Ok((dir, outputs_file))
         })
         .await
     }

@@ -3,45 +3,60 @@
 //! Deliberately not the scripts' working directory. It is gone when the attempt is over, so whatever one
 //! made of it the next doesn't find.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::fchown;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
 use super::identity::Credentials;
 use super::removal::remove;
+use super::work_dir::WorkDir;
 use crate::domain::ids::RunId;
 
 /// A folder that only the script's user may enter; removed when it is dropped, if not before.
 pub struct RunDir {
     path: PathBuf,
-    owner: Option<Credentials>,
+    attempt: u32,
     removed: bool,
 }
 
 impl RunDir {
-    /// Makes the folder of a run, with the payload in it. It is the `owner`'s, else the service's own.
+    /// Makes the folder of an attempt, with the payload and the outputs file in it. They are the `owner`'s, else the
+    /// service's own.
     pub fn create(
-        work_dir: &Path,
+        work_dir: &WorkDir,
         run: RunId,
+        attempt: u32,
         event: &serde_json::Value,
-        owner: Option<Credentials>,
+        owner: Option<&Credentials>,
     ) -> io::Result<Self> {
         // Another user has to pass, and need not know what else there is.
-        let mode = if owner.is_some() { 0o711 } else { 0o700 };
-        DirBuilder::new().recursive(true).mode(mode).create(work_dir)?;
-        let path = work_dir.join(run.to_string());
+        let above = work_dir.open(if owner.is_some() { 0o711 } else { 0o700 })?;
+        let name = run.to_string();
+        let path = fs::canonicalize(work_dir.path())?.join(&name);
         // What an earlier life of the service left under that name is nobody's any more.
         match remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        DirBuilder::new().mode(0o700).create(&path)?;
-        let dir = Self { path: fs::canonicalize(path)?, owner, removed: false };
-        let mut file = dir.file(&dir.event())?;
-        file.write_all(&serde_json::to_vec(event)?)?;
-        // No link can stand there: the folder above is the service's.
-        dir.give(&fs::File::open(&dir.path)?)?;
+        mkdirat(&above, &name, Mode::RWXU)?;
+        let dir = Self { path, attempt, removed: false };
+        // By what was opened, never by a name again: a name might be somebody's link by then.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let own = File::from(openat(&above, &name, flags, Mode::empty())?);
+        let give = |file: &File| owner.map_or(Ok(()), |owner| fchown(file, Some(owner.uid), Some(owner.gid)));
+        let file = |path: &Path| {
+            let name = path.file_name().unwrap_or_default();
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = File::from(openat(&own, name, flags, Mode::RUSR | Mode::WUSR)?);
+            give(&file).map(|()| file)
+        };
+        file(&dir.event())?.write_all(&serde_json::to_vec(event)?)?;
+        file(&dir.outputs())?;
+        // Last, since nobody else can do anything in it until then.
+        give(&own)?;
         Ok(dir)
     }
 
@@ -50,25 +65,9 @@ impl RunDir {
         self.path.join("event.json")
     }
 
-    /// The outputs file of an attempt, made anew.
-    pub fn outputs(&self, attempt: u32) -> io::Result<PathBuf> {
-        let path = self.path.join(format!("output-{attempt}"));
-        self.file(&path)?;
-        Ok(path)
-    }
-
-    /// A new file. It must be new: in a folder of its own a user may have put a link to any other.
-    fn file(&self, path: &Path) -> io::Result<fs::File> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        self.give(&file)?;
-        Ok(file)
-    }
-
-    fn give(&self, file: &fs::File) -> io::Result<()> {
-        match &self.owner {
-            Some(owner) => fchown(file, Some(owner.uid), Some(owner.gid)),
-            None => Ok(()),
-        }
+    /// The outputs file.
+    pub fn outputs(&self) -> PathBuf {
+        self.path.join(format!("output-{}", self.attempt))
     }
 
     /// Removes it, which takes as long as there is much in it. What can't be removed now is at the next start; the error
@@ -113,7 +112,13 @@ pub fn clean(work_dir: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use rustix::fs::{CWD, RenameFlags};
+
     use super::*;
+
+    fn work_dir(folder: &tempfile::TempDir) -> WorkDir {
+        folder.path().to_owned().into()
+    }
 
     fn run(n: u8) -> RunId {
         format!("run_0000000000000000000000000{n}").parse().unwrap()
@@ -126,7 +131,7 @@ mod tests {
         let rights = fs::Permissions::from_mode(0o755);
         fs::set_permissions(elsewhere.path(), rights.clone()).unwrap();
         let leave = |n| {
-            let dir = RunDir::create(work.path(), run(n), &serde_json::Value::Null, None).unwrap();
+            let dir = RunDir::create(&work_dir(&work), run(n), 1, &serde_json::Value::Null, None).unwrap();
             let deep = dir.path.join("cache/deep");
             fs::create_dir_all(&deep).unwrap();
             fs::write(deep.join("file"), "x").unwrap();
@@ -146,10 +151,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_exchanged_for_a_link_is_not_followed() {
+        // Whoever owned the work folder could do this; the service refuses such a folder, and follows nothing even so.
+        let (work, victim) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (own, link) = (work.path().join(run(1).to_string()), work.path().join("link"));
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = rustix::fs::renameat_with(CWD, &own, CWD, &link, RenameFlags::EXCHANGE);
+                }
+            });
+            for _ in 0..500 {
+                let _ = std::os::unix::fs::symlink(victim.path(), &link);
+                drop(RunDir::create(&work_dir(&work), run(1), 1, &serde_json::Value::Null, None));
+                for left in [&own, &link] {
+                    let _ = fs::remove_file(left);
+                    let _ = remove(left);
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let reached: Vec<_> = fs::read_dir(victim.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(reached.is_empty(), "{reached:?}");
+    }
+
+    #[test]
     fn what_cannot_be_removed_keeps_none_of_the_others() {
         let work = tempfile::tempdir().unwrap();
         for n in [1, 3] {
-            std::mem::forget(RunDir::create(work.path(), run(n), &serde_json::Value::Null, None).unwrap());
+            std::mem::forget(RunDir::create(&work_dir(&work), run(n), 1, &serde_json::Value::Null, None).unwrap());
         }
         // A file is no run's folder, and is not ours to remove.
         fs::write(work.path().join(run(2).to_string()), "x").unwrap();

@@ -3,6 +3,7 @@
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -10,6 +11,7 @@ use stagehook::ledger::{Kind, head, verify};
 
 use crate::support::World;
 use crate::support::pipelines::{pipeline, pipeline_for, stage};
+use crate::support::poll::within;
 
 async fn world() -> World {
     World::with_stages(&[stage("migrate", "pre-rollout"), stage("smoke", "rollout")]).await
@@ -363,6 +365,39 @@ async fn a_second_service_is_refused_and_the_tools_are_not() {
     world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
     world.verify();
     world.stop().await;
+}
+
+/// What is left in a work folder is removed at the start, so a second service there would take the running scripts' files away.
+#[tokio::test]
+async fn a_second_service_with_the_same_work_folder_is_refused_and_the_first_is_not_disturbed() {
+    let mut world = world().await;
+    let mut gate = world.gate("migrate");
+    let client = world.client();
+    let call = client.hold_flagger("pre-rollout", "Progressing", "a1");
+    gate.entered().await;
+    let work = world.path().join("data/work");
+    let files = || std::fs::read_dir(&work).unwrap().count();
+    assert_eq!(files(), 1);
+    let second = tokio::process::Command::new(env!("CARGO_BIN_EXE_stagehook"))
+        .args(["serve", "--config"])
+        .arg(world.path().join("stagehook.yaml"))
+        .env_clear()
+        .env("STAGEHOOK_LEDGER__URL", format!("sqlite://{}", world.path().join("other/l.db").display()))
+        .env("STAGEHOOK_EXECUTION__WORK_DIR", &work)
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let output = within("the second one is refused", second.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    let named = format!("execution.workDir {} is in use by another stagehook", work.display());
+    assert!(said.contains(&named) && said.contains("(this one's ledger is ") && said.contains("other/l.db"), "{said}");
+    assert_eq!(files(), 1);
+    gate.open().await;
+    call.result().await.unwrap().expect(200);
+    // What is killed lets go of it.
+    world.crash().await;
 }
 
 /// What a crash can do to the WAL: its end is missing or was never written. Its checksums drop that, and no more.

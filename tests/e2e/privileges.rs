@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
+use nix::unistd::User;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::{Value, json};
 
@@ -12,8 +13,17 @@ use crate::support::poll::poll_until;
 use crate::support::programs::is_there;
 use crate::support::server::binary;
 
-/// A user that every system has, by name; what belongs to it here.
+/// A user that every system has, by name; the rest of it is not the same everywhere.
 const USER: &str = "nobody";
+
+fn nobody() -> User {
+    User::from_name(USER).unwrap().unwrap()
+}
+
+fn number() -> u32 {
+    nobody().uid.as_raw()
+}
+
 /// A group of that user's own choosing, by number: nobody else is in it.
 const GROUP: u32 = 3_999_999_998;
 
@@ -88,9 +98,11 @@ echo end
     let world = world.launched_by(&["setpriv", "--groups=0,3999999997"]).started().await;
     let (run, log) = ran(&world, 200).await;
     let lines: Vec<_> = log.lines().collect();
-    assert_eq!(lines[..3], ["65534".to_owned(), GROUP.to_string(), GROUP.to_string()], "{log}");
-    assert!(lines[3].starts_with("home=/nonexistent user=nobody logname=nobody shell=/"), "{log}");
-    assert_eq!(lines[4..6], ["to-stderr", "folder 700 65534"], "{log}");
+    assert_eq!(lines[..3], [number().to_string(), GROUP.to_string(), GROUP.to_string()], "{log}");
+    let entry = nobody();
+    let (home, shell) = (entry.dir.display(), entry.shell.display());
+    assert_eq!(lines[3], format!("home={home} user=nobody logname=nobody shell={shell}"), "{log}");
+    assert_eq!(lines[4..6], ["to-stderr".to_owned(), format!("folder 700 {}", number())], "{log}");
     assert_eq!(
         lines[6].trim(),
         "CapAmb:0000000000000000 CapEff:0000000000000000 CapInh:0000000000000000 CapPrm:0000000000000000"
@@ -130,7 +142,7 @@ async fn another_user_s_tree_is_killed_all_the_same() {
         let id = deployments.first()?["id"].as_str()?.to_owned();
         let run = client.deployment(&id).await["runs"][0]["id"].as_str()?.to_owned();
         let log = client.get(&format!("/api/v1/runs/{run}/logs")).await.text;
-        log.contains("65534").then_some(run)
+        log.contains(&number().to_string()).then_some(run)
     })
     .await;
     let tag = super::outlive::tag(&run);
@@ -172,7 +184,7 @@ async fn what_that_user_must_reach_and_must_not_is_checked_at_the_start() {
     mode(&data.join("stagehook.db"), 0o644);
     refused(&world, &["that user can reach", "stagehook.db", "chmod 700"]);
     mode(&data.join("stagehook.db"), 0o600);
-    chown(&data, Some(65534), None).unwrap();
+    chown(&data, Some(number()), None).unwrap();
     refused(&world, &["that user can reach", "so its scripts could read or change the ledger"]);
     chown(&data, Some(0), None).unwrap();
     // Where the pipelines are nobody else's.
@@ -181,6 +193,115 @@ async fn what_that_user_must_reach_and_must_not_is_checked_at_the_start() {
     let world = world.set("/execution/runAs", json!("no-such-user"));
     world.write("stagehook.yaml", &json!({"execution": {"runAs": "no-such-user"}}).to_string());
     refused(&world, &["there is no user no-such-user on this machine"]);
+    // To the system this number says that nothing is to change.
+    world.write("stagehook.yaml", &json!({"execution": {"runAs": "4294967295:1"}}).to_string());
+    refused(&world, &["execution.runAs 4294967295:1: no user can have the number 4294967295"]);
+}
+
+/// What is played against it: whoever can put something else in the place of what the service relies on is as good as the
+/// service.
+#[tokio::test]
+async fn what_that_user_could_put_something_else_in_the_place_of_is_refused() {
+    if !can_run_as() {
+        return;
+    }
+    let refused = |world: &World, path: &Path, how: &str, what: &str| {
+        world.write_settings();
+        let told = format!("execution.runAs nobody: that user {how} {} (mode ", path.display());
+        let output = world.command(&["check"]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        let line = text.lines().find(|line| line.contains(&told)).unwrap_or_else(|| panic!("no {told}: {text}"));
+        assert!(line.contains(what) && line.contains("chown it to the service's user and chmod go-w"), "{line}");
+    };
+    let own = |path: &Path| chown(path, Some(number()), None).unwrap();
+    let made = |path: &Path, rights| {
+        std::fs::create_dir_all(path).unwrap();
+        mode(path, rights);
+    };
+
+    // The work folder: so a run's folder was exchanged for a link, and what that led to was given to the script's user.
+    let mut world = world(json!(USER), "true");
+    let work = world.path().join("elsewhere");
+    made(&work, 0o711);
+    own(&work);
+    refused(&world, &work, "owns", "and it is execution.workDir:");
+    world.spawn();
+    assert_eq!(world.server().exited().await.code(), Some(2));
+    assert!(world.server().log().join("\n").contains("that user owns"));
+    chown(&work, Some(0), None).unwrap();
+    for rights in [0o777, 0o1777] {
+        mode(&work, rights);
+        refused(&world, &work, "can write", "it is execution.workDir:");
+    }
+    mode(&work, 0o711);
+
+    // The pipelines, which name what the service reads.
+    let pipelines = world.path().join("pipelines");
+    mode(&pipelines, 0o777);
+    refused(&world, &pipelines, "can write", "it is pipelines:");
+    mode(&pipelines, 0o711);
+    own(&pipelines.join("podinfo.yaml"));
+    refused(&world, &pipelines.join("podinfo.yaml"), "owns", "it is pipelines:");
+    chown(pipelines.join("podinfo.yaml"), Some(0), None).unwrap();
+
+    // The settings, and a secret of theirs.
+    let settings = world.path().join("stagehook.yaml");
+    own(&settings);
+    refused(&world, &settings, "owns", "it is the settings:");
+    chown(&settings, Some(0), None).unwrap();
+    let secrets = world.path().join("secrets");
+    made(&secrets, 0o777);
+    world.write("secrets/token", "word");
+    let tokens = json!([{"name": "ci", "scope": "operate", "secret": {"fromFile": secrets.join("token")}}]);
+    let world = world.set("/api/tokens", tokens);
+    refused(&world, &secrets, "can write", "on the way to a secret of the settings");
+    mode(&secrets, 0o700);
+
+    // Above the ledger; and where a link leads through.
+    let above = world.path().join("above");
+    made(&above.join("between/data"), 0o700);
+    mode(&above.join("between"), 0o711);
+    mode(&above, 0o711);
+    own(&above);
+    let url = |folder: &Path| json!(format!("sqlite://{}/data/l.db", folder.display()));
+    let world = world.set("/ledger/url", url(&above.join("between")));
+    refused(&world, &above, "owns", "it is on the way to ledger.url");
+    let link = world.path().join("link");
+    std::os::unix::fs::symlink(above.join("between"), &link).unwrap();
+    let world = world.set("/ledger/url", url(&link));
+    refused(&world, &above, "owns", "it is on the way to ledger.url");
+
+    // In a folder as /tmp nobody takes away what is another's.
+    chown(&above, Some(0), None).unwrap();
+    mode(&above, 0o1777);
+    let world = world.started().await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    own(&above.join("between"));
+    refused(&world, &above.join("between"), "owns", "it is on the way to ledger.url");
+    refused(&world, &above, "can write", "it is on the way to ledger.url");
+}
+
+/// A service that can't make its own folder so that scripts pass would refuse itself.
+#[tokio::test]
+async fn the_work_folder_can_be_passed_whatever_the_umask() {
+    if !can_run_as() {
+        return;
+    }
+    let world =
+        world(json!(USER), "cat \"$STAGEHOOK_EVENT_FILE\" > /dev/null && echo key=value > \"$STAGEHOOK_OUTPUT\"");
+    let work = world.path().join("elsewhere/below");
+    let world = world.set("/execution/workDir", json!(work));
+    let world = world.launched_by(&["sh", "-c", "umask 077; exec \"$@\"", "sh"]).started().await;
+    let (run, _) = ran(&world, 200).await;
+    assert_eq!(run["outputs"]["key"], "value", "{run:#}");
+    // Also when it was taken away, and is made again.
+    std::fs::remove_dir_all(world.path().join("elsewhere")).unwrap();
+    let client = world.client();
+    client.flagger("pre-rollout", "Progressing", "b2").await.expect(200);
+    for folder in [work.as_path(), work.parent().unwrap()] {
+        assert_eq!(std::fs::metadata(folder).unwrap().permissions().mode() & 0o7777, 0o711, "{}", folder.display());
+    }
 }
 
 /// Not root, but with the capabilities that it takes, as a systemd unit gives them. Its own program may lie where that

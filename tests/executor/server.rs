@@ -107,9 +107,28 @@ async fn recovery_proves_a_run_dead() {
         assert!(is_dead(pid), "{pid:?}");
     }
     assert!(world.path("work").join(run.to_string()).exists());
-    world.executor.clean_work_dir().unwrap();
+    world.executor.clean_work_dir().await.unwrap();
     assert!(!world.path("work").join(run.to_string()).exists());
     assert_eq!(world.executor.prove_dead(&[run]).await, []);
+}
+
+/// Whoever stops the service meanwhile has to be heard: on this runtime's only thread nothing else would be.
+#[tokio::test]
+async fn what_is_removed_at_the_start_holds_up_nothing_else() {
+    let world = World::new();
+    let left = world.path("work").join(run_id().to_string());
+    std::fs::create_dir_all(&left).unwrap();
+    for n in 0..5_000 {
+        std::fs::File::create(left.join(n.to_string())).unwrap();
+    }
+    let mut clean = std::pin::pin!(world.executor.clean_work_dir());
+    tokio::select! {
+        biased;
+        _ = &mut clean => panic!("all of it was removed before anything else had its turn"),
+        () = std::future::ready(()) => {}
+    }
+    clean.await.unwrap();
+    assert!(!left.exists());
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ pub const SUPERVISOR: &str = env!("CARGO_BIN_EXE_stagehook");
 pub fn executor_in(folder: &Path, kill_grace: Duration) -> Executor {
     let settings = Settings {
         supervisor: SUPERVISOR.into(),
-        work_dir: folder.join("work"),
+        work_dir: folder.join("work").into(),
         kill_grace,
         output_limit: 64 * 1024,
         confinement: stagehook::executor::Confinement::default(),

@@ -157,7 +157,8 @@ impl World {
         self.server = Some(Server::spawn(self.launcher, &config, self.path(), &self.variables));
     }
 
-    fn write_settings(&self) -> PathBuf {
+    /// The settings' file, as the next start has it.
+    pub fn write_settings(&self) -> PathBuf {
         let config = self.path().join("stagehook.yaml");
         std::fs::write(&config, self.settings.to_string()).unwrap();
         config

@@ -66,7 +66,7 @@ impl Site {
         let executor = Executor::new(
             executor::Settings {
                 supervisor: "/proc/self/exe".into(),
-                work_dir: folder.path().join("work"),
+                work_dir: folder.path().join("work").into(),
                 kill_grace: Duration::from_secs(1),
                 output_limit: 1000,
                 confinement: executor::Confinement::default(),
