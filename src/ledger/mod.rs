@@ -7,10 +7,12 @@
 //! - [`Ledger`]: the handle of the running service: `append`, and the reads.
 //! - [`verify`], [`head()`] and [`backup()`]: proofs over a file and copies of it, with or without a service on it.
 //!
-//! In it: `file` (folder, lock, connections), `schema` (tables), `append` (one append in a transaction), `writer`
-//! (the thread that commits), `condition` (damage, and the last fault), `readers`, `read` and `list` (the pool and its
-//! queries), `prune` (what goes again), `checkpoint` (up to where), `chain` (the hash), `rows`.
+//! In it: `file` (folder, lock, connections), `anchor` (what keeps the files open, and knows them again), `schema`
+//! (tables), `append` (one append in a transaction), `writer` (the thread that commits), `condition` (damage, and the last
+//! fault), `readers`, `read` and `list` (the pool and its queries), `prune` (what goes again), `checkpoint` (up to where),
+//! `chain` (the hash), `rows`.
 
+mod anchor;
 mod append;
 mod backup;
 mod chain;
@@ -86,10 +88,9 @@ impl Ledger {
             .and_then(|reader| schema::refuse_others(&reader, &path))?;
         let mut connection = file::writer(&path, busy).map_err(|error| LedgerError::open(&path, &error))?;
         schema::migrate(&mut connection, &path)?;
-        let identity =
-            file::Identity::of(&path).map_err(|error| LedgerError::file(&path, "it can't be looked at", &error))?;
+        let anchor = anchor::Anchor::hold(&path, busy)?;
         let condition = Arc::new(Condition::default());
-        let writer = writer::Writer::start(connection, path.clone(), identity, busy, Arc::clone(&condition))
+        let writer = writer::Writer::start(connection, path.clone(), anchor, busy, Arc::clone(&condition))
             .map_err(|error| LedgerError::file(&path, "its writer can't be started", &error))?;
         let readers = Arc::new(readers::Readers::new(path, busy, Arc::clone(&condition)));
         Ok(Self { inner: Arc::new(Inner { readers, writer, condition, _lock: lock }) })

@@ -13,10 +13,11 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
+use super::anchor::{Anchor, Astray};
 use super::append::{Append, AppendError, Refusal, apply};
 use super::condition::{Condition, is_damage};
 use super::error::{LedgerError, explain};
-use super::file::{self, Identity};
+use super::file;
 use super::prune::{self, Pruned, Step};
 use crate::domain::record::Record;
 use crate::failpoint::{self, Point};
@@ -41,7 +42,7 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         path: PathBuf,
-        identity: Identity,
+        anchor: Anchor,
         busy: Duration,
         condition: Arc<Condition>,
     ) -> std::io::Result<Self> {
@@ -49,8 +50,7 @@ impl Writer {
         let (jobs, queue) = channel();
         let connection = Some(connection);
         let commits_of_work = Arc::clone(&commits);
-        let work =
-            Work { path, identity, wal: None, busy, locked: false, connection, commits: commits_of_work, condition };
+        let work = Work { path, busy, locked: false, connection, anchor, commits: commits_of_work, condition };
         let thread = std::thread::Builder::new().name("ledger-writer".to_owned()).spawn(move || work.run(&queue))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), commits })
     }
@@ -148,15 +148,14 @@ impl Written {
 
 struct Work {
     path: PathBuf,
-    identity: Identity,
-    /// Of the file's `-wal`, once the connection has written to it.
-    wal: Option<Identity>,
     busy: Duration,
     /// Whether the last batch waited for another program's lock in vain. Until it is gone nothing waits for it again:
     /// decisions of one application come one after the other, and the last of many would wait many times.
     locked: bool,
     /// None after an error that may have harmed it; the next batch opens it again.
     connection: Option<Connection>,
+    /// Below the connection, to be dropped after it: who closes last folds the WAL into the file.
+    anchor: Anchor,
     commits: Arc<AtomicU64>,
     condition: Arc<Condition>,
 }
@@ -198,7 +197,10 @@ impl Work {
         }
         let end = match fault {
             Some(fault) => Err(fault),
-            None if written.iter().any(Written::changes) => commit(&connection).map_err(Fault::from),
+            // Acknowledged only where it is still found by name: between the look before and the commit there is time.
+            None if written.iter().any(Written::changes) => {
+                commit(&connection).map_err(Fault::from).and_then(|()| self.anchor.holds().map_err(Fault::from))
+            }
             None => connection.execute_batch("ROLLBACK").map_err(Fault::from),
         };
 
@@ -208,19 +210,16 @@ impl Work {
                     self.commits.fetch_add(1, Ordering::Relaxed);
                 }
                 self.connection = Some(connection);
-                if self.wal.is_none() {
-                    self.wal = Identity::of(&file::beside(&self.path, "-wal")).ok();
-                }
                 self.condition.wrote(Ok(()));
                 written.into_iter().for_each(Written::committed);
             }
             Err(fault) => {
                 // Closing it rolls back whatever SQLite has not rolled back itself.
                 drop(connection);
-                self.wal = None;
                 let error = match fault {
                     Fault::Sqlite(error) => self.failed(&error),
                     Fault::Damage(why) => self.damaged(&why),
+                    Fault::Astray(astray) => self.astray(astray),
                 };
                 written.into_iter().for_each(|job| job.fail(error.clone()));
                 jobs.for_each(|job| job.fail(error.clone()));
@@ -231,7 +230,7 @@ impl Work {
     /// Takes the connection with a transaction begun; it is put back when the batch went well.
     fn begin(&mut self) -> Result<Connection, AppendError> {
         self.condition.sound().map_err(|error| AppendError::Damaged(error.to_string()))?;
-        self.look_at_files()?;
+        self.anchor.holds().map_err(|astray| self.astray(astray))?;
         let patience = if self.locked { Duration::ZERO } else { self.busy };
         let connection = match self.connection.take() {
             Some(connection) => connection,
@@ -245,46 +244,21 @@ impl Work {
                 // A lock that somebody else holds says nothing against the connection.
                 if is_lock(&error) && connection.is_autocommit() {
                     self.connection = Some(connection);
-                } else {
-                    self.wal = None;
                 }
                 Err(self.failed(&error))
             }
         }
     }
 
-    /// Whether the paths still lead to the files that are open: what is written to others is lost with this process.
-    fn look_at_files(&self) -> Result<(), AppendError> {
-        let path = self.path.display();
-        match Identity::of(&self.path) {
-            Ok(identity) if identity == self.identity => {}
-            Ok(_) => {
-                return Err(self
-                    .unavailable(format!("{path} was replaced by another file while it was open; restart stagehook")));
-            }
-            Err(error) => {
-                return Err(self.unavailable(format!(
-                    "{path}: {error}; put the file back, or stop stagehook and restore a backup"
-                )));
-            }
-        }
-        let (Some(wal), Some(connection)) = (self.wal, &self.connection) else { return Ok(()) };
-        if Identity::of(&file::beside(&self.path, "-wal")).ok() == Some(wal) {
-            return Ok(());
-        }
-        // The descriptor still leads to what was acknowledged. In the file itself it outlives this process; what
-        // others do with a second WAL beside it can't be known, so nothing more is written.
-        let saved = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
-        let saved = match saved {
-            Ok(0) => "what it held was saved into the file".to_owned(),
-            Ok(_) => "what it held could not be saved, since others read the file".to_owned(),
-            Err(error) => format!("what it held could not be saved: {error}"),
-        };
-        Err(self.damaged(&format!("{path}-wal was removed or replaced while it was open; {saved}")))
-    }
-
     fn failed(&self, error: &rusqlite::Error) -> AppendError {
         if is_damage(error) { self.damaged(&error.to_string()) } else { self.unavailable(explain(error)) }
+    }
+
+    fn astray(&self, astray: Astray) -> AppendError {
+        match astray {
+            Astray::ForNow(why) => self.unavailable(why),
+            Astray::ForGood(why) => self.damaged(&why),
+        }
     }
 
     fn unavailable(&self, why: String) -> AppendError {
@@ -303,6 +277,13 @@ impl Work {
 enum Fault {
     Sqlite(rusqlite::Error),
     Damage(String),
+    Astray(Astray),
+}
+
+impl From<Astray> for Fault {
+    fn from(astray: Astray) -> Self {
+        Self::Astray(astray)
+    }
 }
 
 impl From<rusqlite::Error> for Fault {

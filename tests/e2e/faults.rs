@@ -260,21 +260,99 @@ async fn a_file_that_is_away_is_waited_for_and_one_that_was_replaced_is_not_beli
 /// The descriptor of a removed WAL takes writes without a murmur, and they would die with the process.
 #[tokio::test]
 async fn a_wal_that_was_removed_is_noticed_and_loses_nothing() {
+    for ends in [&["-wal", "-shm"][..], &["-wal"]] {
+        let mut world = world().await;
+        let client = world.client();
+        client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+        removed_is_noticed(&mut world, ends).await;
+    }
+}
+
+/// As above, and this process has written nothing yet: what was acknowledged before its start is in that WAL as well.
+#[tokio::test]
+async fn a_wal_that_was_removed_before_the_first_commit_is_noticed_and_loses_nothing() {
     let mut world = world().await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.crash().await;
+    removed_is_noticed(&mut world, &["-wal"]).await;
+}
+
+async fn removed_is_noticed(world: &mut World, ends: &[&str]) {
     let client = world.client();
-    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
-    let acknowledged = head(&ledger(&world)).unwrap();
-    for end in ["-wal", "-shm"] {
-        std::fs::remove_file(beside(&ledger(&world), end)).unwrap();
+    let acknowledged = head(&ledger(world)).unwrap();
+    for end in ends {
+        std::fs::remove_file(beside(&ledger(world), end)).unwrap();
     }
     let refused = client.flagger("rollout", "Progressing", "a1").await.expect(503);
     assert!(refused.text.contains("-wal was removed or replaced while it was open"), "{refused:?}");
     assert!(client.get("/readyz").await.expect(503).text.contains("what it held was saved"));
     world.kill().await;
-    assert!(verify(&ledger(&world), Some(&acknowledged)).unwrap().is_sound());
+    assert!(verify(&ledger(world), Some(&acknowledged)).unwrap().is_sound());
     world.start().await;
     world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
     assert_eq!(world.starts(), ["migrate", "smoke"]);
+    world.verify();
+}
+
+/// The WAL's locks are in it: beside another one the next program cuts the WAL, or writes into it, while the service does.
+#[tokio::test]
+async fn a_shm_that_was_removed_is_noticed_and_loses_nothing() {
+    let mut world = world().await;
+    let client = world.client();
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    let acknowledged = head(&ledger(&world)).unwrap();
+    std::fs::remove_file(beside(&ledger(&world), "-shm")).unwrap();
+    let refused = client.flagger("rollout", "Progressing", "a1").await.expect(503);
+    assert!(refused.text.contains("-shm was removed or replaced while it was open"), "{refused:?}");
+    let other = shell(&world);
+    other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    for _ in 0..8 {
+        other.execute("UPDATE heartbeat SET beats = beats + 1", []).unwrap();
+    }
+    assert!(client.get("/readyz").await.expect(503).text.contains("-shm was removed"));
+    drop(other);
+    // By its own idea of the WAL it would now copy the other's pages into places of its own.
+    world.stop().await;
+    let found = verify(&ledger(&world), Some(&acknowledged)).unwrap();
+    assert!(found.is_sound(), "{found:?}");
+    world.start().await;
+    world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
+    assert_eq!(world.starts(), ["migrate", "smoke"]);
+    world.verify();
+}
+
+/// Whoever closes a database as the last removes its WAL. Beside the service nobody is the last, so that a WAL that is not
+/// there, or is another, is always a fault.
+#[tokio::test]
+async fn programs_that_come_and_go_take_no_wal_away() {
+    let mut world = world().await;
+    let files = |world: &World| {
+        ["-wal", "-shm"].map(|end| {
+            let file = std::fs::metadata(beside(&ledger(world), end)).unwrap();
+            std::os::unix::fs::MetadataExt::ino(&file)
+        })
+    };
+    for crashed in [false, true] {
+        if crashed {
+            world.crash().await;
+        }
+        let before = files(&world);
+        for (n, hook) in ["pre-rollout", "rollout"].into_iter().enumerate() {
+            let copy = format!("copy-{crashed}-{n}.db");
+            for command in [&["ledger", "verify"][..], &["ledger", "head"], &["ledger", "backup", &copy]] {
+                let output = world.command(command);
+                assert!(output.status.success(), "{output:?}");
+            }
+            let other = shell(&world);
+            other.execute("UPDATE heartbeat SET beats = beats + 1", []).unwrap();
+            other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+            drop(other);
+            assert_eq!(files(&world), before);
+            world.client().flagger(hook, "Progressing", "a1").await.expect(200);
+            assert_eq!(files(&world), before);
+        }
+    }
+    assert_eq!(world.starts(), ["migrate", "smoke", "smoke"]);
     world.verify();
 }
 

@@ -108,6 +108,41 @@ async fn nothing_starts_on_a_full_disk_and_all_goes_on_when_there_is_room() {
     verify(&world);
 }
 
+/// What it held has no room in the file, and nobody has it but the service.
+#[tokio::test]
+async fn a_wal_that_is_removed_to_make_room_is_saved_when_there_is_room() {
+    let Some(world) = small("data", "3m") else { return };
+    let mut world = world.pipeline("podinfo.yaml", &stages()).started().await;
+    let client = world.client();
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    let ballast = fill(&world, "data");
+    poll_until("the disk is full", || async { (client.generic("pre-rollout", "x").await.status != 200).then_some(()) })
+        .await;
+    let starts = world.starts();
+    std::fs::remove_file(inside(&world, "data/stagehook.db-wal")).unwrap();
+    for _ in 0..2 {
+        let refused = client.flagger("rollout", "Progressing", "a1").await.expect(503);
+        assert!(refused.text.contains("-wal was removed") && refused.text.contains("free space"), "{refused:?}");
+        let ready = client.get("/readyz").await.expect(503);
+        assert!(ready.text.contains("do not stop it before"), "{ready:?}");
+    }
+    std::fs::remove_file(ballast).unwrap();
+    let ready = client.get("/readyz").await.expect(503);
+    assert!(ready.text.contains("what it held was saved into the file"), "{ready:?}");
+    // The disk goes with the server.
+    std::fs::create_dir(world.path().join("kept")).unwrap();
+    std::fs::copy(inside(&world, "data/stagehook.db"), world.path().join("kept/stagehook.db")).unwrap();
+    world.kill().await;
+    let kept = world.path().join("kept/stagehook.db");
+    let report = stagehook::ledger::verify(&kept, None).unwrap();
+    assert!(report.is_sound() && report.records > 0, "{report:?}");
+    let mut world = world.launched_by(&[]).set("/ledger/url", json!(format!("sqlite://{}", kept.display())));
+    world.start().await;
+    world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
+    assert_eq!(world.starts().len(), starts.len() + 1);
+    assert!(stagehook::ledger::verify(&kept, None).unwrap().is_sound());
+}
+
 #[tokio::test]
 async fn an_end_that_has_no_room_is_kept_and_nobody_is_told_of_it_before_it_is_recorded() {
     let Some(world) = small("data", "3m") else { return };
