@@ -65,6 +65,15 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<usiz
     }
 }
 
+/// Whether the file has what pruning brought. One that no service of this version has opened yet need not: it may be a
+/// backup of long ago, or the one that is to be copied before the new version starts on it.
+pub(super) fn is_prunable(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("PRAGMA user_version", [], |row| Ok(row.get::<_, i64>(0)? >= PRUNING))
+}
+
+/// The version that has columns for pruning.
+const PRUNING: i64 = 2;
+
 /// The text of each table, index and trigger by its kind and name; those that SQLite makes by itself have none.
 pub(super) fn definitions(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<u8>>> {
     let mut statement =

@@ -14,6 +14,7 @@ use crate::domain::ids::{DeploymentId, RunId};
 use crate::domain::pipeline::{Pipeline, PipelineHash};
 use crate::domain::record::{Event, Fact};
 use crate::ledger::rows::to_sql;
+use crate::ledger::schema;
 
 /// How many pipelines are kept parsed.
 const PARSED: usize = 256;
@@ -182,7 +183,8 @@ impl Content {
 
     /// How many pin each pipeline: pruning believes that.
     fn pins(&self, connection: &Connection, report: &mut Report) -> rusqlite::Result<()> {
-        if report.findings.iter().any(|finding| matches!(finding.kind, Kind::Projection | Kind::Pipeline)) {
+        let told = report.findings.iter().any(|finding| matches!(finding.kind, Kind::Projection | Kind::Pipeline));
+        if told || !schema::is_prunable(connection)? {
             return Ok(());
         }
         let mut statement = connection.prepare("SELECT hash, pins FROM pipelines")?;
