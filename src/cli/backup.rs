@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::ledger::{self, BackupError};
+use crate::ledger::{self, BackupError, Hold};
 
 use super::Environment;
 use super::args::{BackupArgs, Output};
@@ -26,12 +26,24 @@ pub(super) async fn backup(
     let mut interrupt = watch(SignalKind::interrupt())?;
     let mut terminate = watch(SignalKind::terminate())?;
     let (from, to, replace) = (source.clone(), args.file.clone(), args.force);
-    let work = tokio::task::spawn_blocking(move || ledger::backup(&from, &to, replace));
+    let hold = Hold::default();
+    let held = hold.clone();
+    let mut work = tokio::task::spawn_blocking(move || ledger::backup(&from, &to, replace, &held));
     let outcome = tokio::select! {
-        outcome = work => outcome.map_err(|error| Failure::Usage(format!("the backup came to no end: {error}")))?,
-        _ = interrupt.recv() => return Err(broken_off(&args.file)),
-        _ = terminate.recv() => return Err(broken_off(&args.file)),
+        outcome = &mut work => Some(outcome),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
     };
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        // The thread that copies is not waited for: it may be in the middle of proving gigabytes. It ends with the process.
+        None if hold.break_off() => {
+            return Err(Failure::No(format!("broken off; {} was not written", args.file.display())));
+        }
+        // It has its name, and the rest is short.
+        None => work.await,
+    };
+    let outcome = outcome.map_err(|error| Failure::Usage(format!("the backup came to no end: {error}")))?;
     let made = match outcome {
         Ok(made) => made,
         Err(error @ BackupError::Unsound(_)) => {
@@ -67,12 +79,4 @@ pub(super) async fn backup(
         source.display()
     ))?;
     out.line(format!("digest {}", made.head.digest))
-}
-
-/// The thread that copies is not waited for: it may be in the middle of proving gigabytes. It ends with the process, and
-/// without the file it can't give anything the backup's name.
-fn broken_off(target: &Path) -> Failure {
-    let partial = ledger::partial(target);
-    let _ = std::fs::remove_file(&partial);
-    Failure::No(format!("broken off; {} was not written", target.display()))
 }

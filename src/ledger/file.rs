@@ -177,8 +177,15 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self::from(&std::fs::metadata(path)?))
+    }
+
+    pub(super) fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+
+    fn from(metadata: &std::fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 

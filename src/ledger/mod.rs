@@ -27,6 +27,7 @@ pub(crate) mod filler;
 pub mod fuzz;
 mod head;
 mod list;
+mod partial;
 #[cfg(test)]
 mod plans;
 mod prune;
@@ -54,11 +55,12 @@ use crate::domain::record::{Alias, Record};
 use crate::domain::summary::{State, Summary};
 
 pub use append::{Append, AppendError};
-pub use backup::{Backup, BackupError, backup, partial};
+pub use backup::{Backup, BackupError, backup};
 pub use error::LedgerError;
 pub use file::path_of_url;
 pub use head::{Head, StreamHead, head};
 pub use list::{ListQuery, MAX_PAGE, Page};
+pub use partial::Hold;
 pub use prune::{Cut, Front, Group, Prunable, Pruned, Step, StreamKey};
 pub use read::{Loaded, StoredRecord};
 pub use verify::{Finding, Kind, Report, VerifyError, verify};

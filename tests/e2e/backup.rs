@@ -197,6 +197,153 @@ async fn nothing_that_is_there_is_replaced_unasked_and_never_a_ledger() {
     world.verify();
 }
 
+/// By any name: what belongs to a ledger, and one whose name the copy would have while it is made.
+#[tokio::test]
+async fn what_belongs_to_a_ledger_is_never_replaced() {
+    let world = World::with_stages(&[stage("migrate", "pre-rollout"), stage("smoke", "rollout")]).await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    let refused = |file: &str, part: &str| {
+        let output = world.command(&["ledger", "backup", file, "--force"]);
+        assert_eq!(output.status.code(), Some(2), "{file}: {output:?}");
+        let said = said(&output);
+        assert!(said.contains(part) && said.lines().count() == 1, "{file}: {said}");
+    };
+    for end in ["-wal", "-shm", "-journal", ".lock", ".partial"] {
+        let file = format!("data/stagehook.db{end}");
+        let before = std::fs::read(world.path().join(&file)).ok();
+        refused(&file, "that name belongs to data/stagehook.db");
+        // The WAL may have grown meanwhile.
+        let after = std::fs::read(world.path().join(&file)).ok();
+        assert_eq!(before.map(|bytes| bytes.len()), after.map(|bytes| bytes.len()), "{file}");
+    }
+    world.client().flagger("rollout", "Progressing", "a1").await.expect(200);
+
+    // A stopped one: nothing but its lock file tells.
+    let other = world.path().join("other.db.partial");
+    drop(stagehook::ledger::Ledger::open(&other).unwrap());
+    let before = std::fs::read(&other).unwrap();
+    refused("other.db", "other.db.partial: a ledger lives there");
+    assert_eq!(std::fs::read(&other).unwrap(), before);
+    // And one that another program left with records in its WAL.
+    let third = world.path().join("third.db.partial");
+    std::fs::copy(&other, &third).unwrap();
+    world.write("third.db.partial-wal", "records");
+    refused("third.db", "third.db.partial: a ledger lives there");
+    assert_eq!(world.read("third.db.partial-wal"), "records");
+    // SQLite would roll it back into the copy.
+    world.write("fourth.db-journal", "pages");
+    refused("fourth.db", "a ledger lives there");
+    world.verify();
+}
+
+#[tokio::test]
+async fn the_ledger_itself_is_no_left_over() {
+    let ledger = "sqlite://x.db.partial";
+    let world = World::new().set("/ledger/url", serde_json::json!(ledger));
+    let world =
+        world.pipeline("podinfo.yaml", &crate::support::pipelines::pipeline(&[stage("migrate", "pre-rollout")]));
+    let mut world = world.started().await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.stop().await;
+    let path = world.path().join("x.db.partial");
+    std::fs::remove_file(world.path().join("x.db.partial.lock")).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let output = world.command(&["ledger", "backup", "x.db"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(said(&output).contains("it is the ledger itself"), "{output:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+/// The copy is made anew, so that nothing of what is there lives on: neither its rights nor what it leads to.
+#[tokio::test]
+async fn a_left_over_is_used_for_nothing_and_what_is_none_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut world = World::with_stages(&[stage("migrate", "pre-rollout")]).await;
+    world.client().flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    world.stop().await;
+    let partial = world.path().join("copy.db.partial");
+    world.write("copy.db.partial", "a left-over");
+    std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o666)).unwrap();
+    backup(&world, "copy.db");
+    let mode = std::fs::metadata(world.path().join("copy.db")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    std::fs::remove_file(world.path().join("copy.db")).unwrap();
+
+    let refused = |part: &str| {
+        let output = world.command(&["ledger", "backup", "copy.db"]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let said = said(&output);
+        assert!(said.contains("copy.db.partial is ") && said.contains(part), "{said}");
+        assert!(!world.path().join("copy.db").exists());
+    };
+    world.write("precious", "what is dear to somebody");
+    std::os::unix::fs::symlink("precious", &partial).unwrap();
+    refused("a symbolic link");
+    std::fs::remove_file(&partial).unwrap();
+    std::fs::hard_link(world.path().join("precious"), &partial).unwrap();
+    refused("hard link");
+    assert_eq!(world.read("precious"), "what is dear to somebody");
+    std::fs::remove_file(&partial).unwrap();
+    // To open one would be to wait for a writer.
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &partial, fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR, 0).unwrap();
+    refused("a fifo");
+    std::fs::remove_file(&partial).unwrap();
+    std::fs::create_dir(&partial).unwrap();
+    refused("no regular file");
+    std::fs::remove_dir(&partial).unwrap();
+    backup(&world, "copy.db");
+}
+
+/// Before an upgrade the new program is to take a backup of what the old one wrote, and to prove the old backups.
+#[tokio::test]
+async fn a_ledger_of_the_first_format_is_proven_and_copied_as_it_is() {
+    let mut world = World::with_stages(&[stage("migrate", "pre-rollout"), stage("smoke", "rollout")]).await;
+    let client = world.client();
+    client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
+    client.flagger("rollout", "Progressing", "a1").await.expect(200);
+    world.stop().await;
+    let newer = world.path().join("newer.db");
+    std::fs::rename(ledger(&world), &newer).unwrap();
+    // As the first version wrote it.
+    let shell = rusqlite::Connection::open(ledger(&world)).unwrap();
+    shell.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+    shell.execute_batch(include_str!("../../src/ledger/migrations/0001_records.sql")).unwrap();
+    shell.execute("ATTACH ?1 AS newer", [newer.to_str().unwrap()]).unwrap();
+    shell
+        .execute_batch(
+            "PRAGMA foreign_keys = OFF;
+             DELETE FROM heartbeat; INSERT INTO heartbeat SELECT * FROM newer.heartbeat;
+             INSERT INTO streams SELECT * FROM newer.streams; INSERT INTO records SELECT * FROM newer.records;
+             INSERT INTO pipelines SELECT hash, json FROM newer.pipelines; INSERT INTO outputs SELECT * FROM newer.outputs;
+             INSERT INTO runs SELECT * FROM newer.runs; INSERT INTO aliases SELECT * FROM newer.aliases;
+             INSERT INTO deployments SELECT * FROM newer.deployments; PRAGMA user_version = 1; DETACH newer",
+        )
+        .unwrap();
+    drop(shell);
+
+    let before = std::fs::read(ledger(&world)).unwrap();
+    for command in [&["ledger", "verify"][..], &["ledger", "head"]] {
+        let output = world.command(command);
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+    let made = backup(&world, "copy.db");
+    assert!(made["records"].as_u64().unwrap() > 4, "{made}");
+    assert!(verify(&world.path().join("copy.db"), Some(&head_of(&made))).unwrap().is_sound());
+    assert_eq!(std::fs::read(ledger(&world)).unwrap(), before, "it was changed");
+    // What is wrong with it is found as well.
+    let shell = rusqlite::Connection::open(world.path().join("copy.db")).unwrap();
+    assert_eq!(shell.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    shell.execute("UPDATE records SET body = replace(body, 'Succeeded', 'Failed') WHERE seq = 4", []).unwrap();
+    drop(shell);
+    let found = verify(&world.path().join("copy.db"), None).unwrap();
+    assert_eq!(found.findings[0].kind, Kind::Changed, "{found:?}");
+    world.start().await;
+    world.client().flagger("post-rollout", "Failed", "a1").await.expect(200);
+    assert_eq!(world.starts(), ["migrate", "smoke", "undo.migrate", "undo.smoke"]);
+    world.verify();
+}
+
 /// A copy of damage would pass for a backup until it is needed.
 #[tokio::test]
 async fn a_damaged_ledger_is_not_copied() {
@@ -237,6 +384,10 @@ async fn one_that_is_broken_off_leaves_nothing() {
         std::fs::metadata(&partial).is_ok_and(|partial| partial.len() > 1_000_000).then_some(())
     })
     .await;
+    // Another one into the same file has no part in it, whatever ends that one.
+    let second = world.command(&["ledger", "backup", "copy.db"]);
+    assert!(said(&second).contains("another backup into it goes on"), "{second:?}");
+    assert!(partial.exists());
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     let output = tokio::task::spawn_blocking(move || {
