@@ -297,7 +297,13 @@ async fn a_left_over_is_used_for_nothing_and_what_is_none_is_refused() {
 
 /// Before an upgrade the new program is to take a backup of what the old one wrote, and to prove the old backups.
 #[tokio::test]
-async fn a_ledger_of_the_first_format_is_proven_and_copied_as_it_is() {
+async fn a_ledger_of_an_older_format_is_proven_and_copied_as_it_is() {
+    for version in [1, 2] {
+        of_format(version).await;
+    }
+}
+
+async fn of_format(version: i64) {
     let mut world = World::with_stages(&[stage("migrate", "pre-rollout"), stage("smoke", "rollout")]).await;
     let client = world.client();
     client.flagger("pre-rollout", "Progressing", "a1").await.expect(200);
@@ -317,9 +323,13 @@ async fn a_ledger_of_the_first_format_is_proven_and_copied_as_it_is() {
              INSERT INTO streams SELECT * FROM newer.streams; INSERT INTO records SELECT * FROM newer.records;
              INSERT INTO pipelines SELECT hash, json FROM newer.pipelines; INSERT INTO outputs SELECT * FROM newer.outputs;
              INSERT INTO runs SELECT * FROM newer.runs; INSERT INTO aliases SELECT * FROM newer.aliases;
-             INSERT INTO deployments SELECT * FROM newer.deployments; PRAGMA user_version = 1; DETACH newer",
+             INSERT INTO deployments SELECT * FROM newer.deployments; DETACH newer",
         )
         .unwrap();
+    if version == 2 {
+        shell.execute_batch(include_str!("../../src/ledger/migrations/0002_pruning.sql")).unwrap();
+    }
+    shell.pragma_update(None, "user_version", version).unwrap();
     drop(shell);
 
     let before = std::fs::read(ledger(&world)).unwrap();
@@ -333,7 +343,7 @@ async fn a_ledger_of_the_first_format_is_proven_and_copied_as_it_is() {
     assert_eq!(std::fs::read(ledger(&world)).unwrap(), before, "it was changed");
     // What is wrong with it is found as well.
     let shell = rusqlite::Connection::open(world.path().join("copy.db")).unwrap();
-    assert_eq!(shell.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    assert_eq!(shell.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), version);
     shell.execute("UPDATE records SET body = replace(body, 'Succeeded', 'Failed') WHERE seq = 4", []).unwrap();
     drop(shell);
     let found = verify(&world.path().join("copy.db"), None).unwrap();
