@@ -145,6 +145,7 @@ impl Marks {
             tracing::warn!(
                 %run,
                 process = proc::describe(process),
+                started_by = user,
                 "a process of another user carries this run's mark (RLIMIT_RTTIME) and nothing else of it: it is left alone, and \
                  nothing waits for it; a script of this run made it that user's, or somebody has copied the mark"
             );

@@ -1,6 +1,7 @@
 //! Scripts outlive nobody: whatever they did to hide, and whoever of their keepers was killed, they are dead before
 //! anything else happens to their deployment.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, getrlimit, kill_process, prlimit};
@@ -226,9 +227,9 @@ async fn a_look_that_fails_is_no_proof_of_death() {
 const AS_NOBODY: &[&str] =
     &["sh", "-c", "shift; exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$E2E_DIR/program\" \"$@\"", "sh"];
 
-/// A service of `nobody` that was killed while a script ran, and a process of another user that carries the run's tag
-/// and nothing else of it; none where that can't be had here.
-async fn killed_beside_a_tag(user: u32) -> Option<(World, tokio::process::Child)> {
+/// A service of `nobody` that was killed while a script ran, and a process that another user started, perhaps with a setuid
+/// program of root's, and that carries the run's tag and nothing else of it; none where that can't be had here.
+async fn killed_beside_a_tag(user: u32, setuid: bool) -> Option<(World, tokio::process::Child)> {
     if !geteuid().is_root() || !is_there("setpriv") || !is_there("prlimit") {
         assert!(std::env::var_os("CI").is_none(), "it takes root, setpriv and prlimit");
         eprintln!("NOT TESTED: it takes root, setpriv and prlimit");
@@ -249,7 +250,12 @@ async fn killed_beside_a_tag(user: u32) -> Option<(World, tokio::process::Child)
     // By the limit of its own that anybody may lower.
     let tag = tag(&world.journal()[0].run);
     let mut sleep = tokio::process::Command::new("prlimit");
-    sleep.arg(format!("--rttime={tag}:{tag}")).args(["sleep", "1000"]).uid(user).env_clear();
+    let program = world.path().join("sleep");
+    std::fs::copy("/usr/bin/sleep", &program).unwrap();
+    for (path, mode) in [(world.path(), 0o711), (program.as_path(), if setuid { 0o4755 } else { 0o755 })] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    sleep.arg(format!("--rttime={tag}:{tag}")).arg(program).arg("1000").uid(user).env_clear();
     let stranger = sleep.kill_on_drop(true).spawn().unwrap();
     let its = format!("{} (sleep)", pid_of(&stranger).as_raw_nonzero());
     let sleeps = || async { carrying(&tag).iter().any(|stat| stat.starts_with(&its)).then_some(()) };
@@ -266,7 +272,7 @@ fn pid_of(child: &tokio::process::Child) -> Pid {
 #[tokio::test]
 async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
     // As if the script had become root and had left its tree: nothing is left but the tag.
-    let Some((mut world, mut stranger)) = killed_beside_a_tag(0).await else { return };
+    let Some((mut world, mut stranger)) = killed_beside_a_tag(0, false).await else { return };
     world.spawn();
     let told = world.server().logged("can't be killed").await;
     assert_eq!(field(&told, "run").unwrap(), world.journal()[0].run);
@@ -285,13 +291,21 @@ async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
 
 #[tokio::test]
 async fn who_copies_a_tag_holds_nobody_up() {
-    // Anybody may read the number, and lower its own limit to it.
-    let Some((mut world, stranger)) = killed_beside_a_tag(3_999_999_999).await else { return };
-    world.start().await;
-    let told = world.server().log_with("carries this run's mark");
-    assert_eq!(told.len(), 1, "{told:#?}");
-    assert_eq!(field(&told[0], "run").unwrap(), world.journal()[0].run);
-    let named = format!("{} (\"sleep\", state S, user 3999999999)", pid_of(&stranger).as_raw_nonzero());
-    assert_eq!(field(&told[0], "process").unwrap(), named);
-    assert!(alive(pid_of(&stranger)));
+    // Anybody may read the number, lower its own limit to it, and start what is root in effect.
+    for (setuid, user) in [(false, 3_999_999_999_u32), (true, 0)] {
+        let Some((mut world, stranger)) = killed_beside_a_tag(3_999_999_999, setuid).await else { return };
+        let pid = pid_of(&stranger).as_raw_nonzero();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        assert!(
+            status.contains(&format!("Uid:\t3999999999\t{user}\t{user}\t")),
+            "/tmp is mounted with nosuid: {status}"
+        );
+        world.start().await;
+        let told = world.server().log_with("carries this run's mark");
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert_eq!(field(&told[0], "run").unwrap(), world.journal()[0].run);
+        assert!(field(&told[0], "process").unwrap().starts_with(&format!("{pid} (\"sleep\", state S, ")), "{told:?}");
+        assert_eq!(field(&told[0], "started_by").unwrap(), "3999999999");
+        assert!(alive(pid_of(&stranger)));
+    }
 }

@@ -387,14 +387,14 @@ async fn a_service_that_could_not_see_its_scripts_is_refused() {
     says(&String::from_utf8_lossy(&check.stdout));
 }
 
-/// A script of another user that is deaf, and has left one behind elsewhere; what undoes it tells who is beside it.
+/// A script of another user that goes on when it is told to end, and has left a deaf one behind elsewhere; what undoes it tells who is beside it.
 /// `/proc` begins to hide both of them while they run.
 async fn hidden_while_it_runs() -> Option<(World, String, String)> {
-    let run = "trap '' TERM; (env -i setsid sh -c 'trap \"\" TERM; (sleep 1000; :)' &); echo up; while :; do sleep 1000; done";
+    let run = "trap 'echo told' TERM; (env -i setsid sh -c 'trap \"\" TERM; (sleep 1000; :)' &); echo up; while :; do sleep 1000; done";
     let undo = "tag=$(cat \"$E2E_DIR/tag\"); [ ${#tag} -gt 10 ] && grep -ls \"timeout *$tag \" /proc/[0-9]*/limits; echo undone";
     let with = json!({"run": run, "onRollback": undo});
     let stage = json!({"id": "run", "name": "SCRIPT_RUN", "hook": "pre-rollout", "with": with});
-    let world = world_with_own_proc("", &stage)?.started().await;
+    let world = world_with_own_proc("", &stage)?.set("/execution/killGrace", json!("2s")).started().await;
     let client = world.client();
     let call = client.hold_flagger("pre-rollout", "Progressing", "a1");
     let run = poll_until("the script runs", || async {
@@ -434,6 +434,8 @@ async fn a_supervisor_kills_what_it_cannot_see() {
     let run = undone_alone(&world, &tag).await;
     // By its supervisor's word, and not because that was silent for too long.
     assert_eq!(run["signal"], 9, "{run:#}");
+    let log = world.client().get(&format!("/api/v1/runs/{}/logs", run["id"].as_str().unwrap())).await.text;
+    assert!(log.contains("told"), "{log}");
 }
 
 #[tokio::test]
