@@ -373,3 +373,26 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     // A look that panicked has seen nothing either.
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_that_failed_has_shown_nothing() {
+        let looks = AtomicUsize::new(0);
+        let look = || {
+            let number = looks.fetch_add(1, Ordering::Relaxed);
+            move || match number {
+                1 => Err(io::ErrorKind::OutOfMemory.into()),
+                3 => panic!("a look that panics"),
+                _ => Ok(Vec::new()),
+            }
+        };
+        // One that is empty, after that, is the first again.
+        assert!(until_none(look, Vec::new).await.is_empty());
+        assert_eq!(looks.load(Ordering::Relaxed), 6);
+    }
+}
