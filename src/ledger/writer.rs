@@ -177,11 +177,14 @@ impl Work {
     }
 
     fn commit(&mut self, jobs: Vec<Job>) {
-        let connection = match self.begin() {
-            Ok(connection) => connection,
-            Err(error) => return jobs.into_iter().for_each(|job| job.fail(error.clone())),
-        };
+        match self.begin() {
+            Ok(connection) => self.finish(connection, jobs),
+            Err(error) => jobs.into_iter().for_each(|job| job.fail(error.clone())),
+        }
+    }
 
+    /// Writes the jobs in the transaction that is begun, and ends it.
+    fn finish(&mut self, connection: Connection, jobs: Vec<Job>) {
         let mut written = Vec::with_capacity(jobs.len());
         let mut jobs = jobs.into_iter();
         let mut fault = None;
@@ -348,5 +351,42 @@ fn guarded<T>(
         }
         Err(Refusal::Transaction(error)) => Err(error.into()),
         Err(Refusal::Damage(why)) => Err(Fault::Damage(why)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Between the look at the names and the commit anybody may come.
+    #[test]
+    fn what_was_committed_into_a_file_that_is_gone_by_then_is_not_acknowledged() {
+        for end in ["-wal", "-shm"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("ledger.db");
+            drop(crate::ledger::Ledger::open(&path).unwrap());
+            let mut work = Work {
+                path: path.clone(),
+                busy: Duration::ZERO,
+                locked: false,
+                connection: None,
+                anchor: Anchor::hold(&path, Duration::ZERO).unwrap(),
+                commits: Arc::default(),
+                condition: Arc::default(),
+            };
+            let mut probe = |remove: bool| {
+                let connection = work.begin()?;
+                if remove {
+                    std::fs::remove_file(file::beside(&path, end)).unwrap();
+                }
+                let (answer, outcome) = oneshot::channel();
+                work.finish(connection, vec![Job::Probe(answer)]);
+                outcome.blocking_recv().unwrap()
+            };
+            probe(false).unwrap();
+            let refused = probe(true).unwrap_err();
+            assert!(matches!(&refused, AppendError::Damaged(why) if why.contains(end)), "{refused:?}");
+            assert!(matches!(probe(false), Err(AppendError::Damaged(_))));
+        }
     }
 }
