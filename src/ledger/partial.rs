@@ -93,6 +93,8 @@ impl Partial {
             if Identity::of(&path).ok() != Some(identity) {
                 continue;
             }
+            // Of one that is gone. SQLite would take it up into this one.
+            remove_beside(&path);
             *state = State::Made(path.clone(), identity);
             let made = Self { path, file, hold: hold.clone() };
             drop(state);
@@ -167,11 +169,7 @@ fn clear(path: &Path) -> Result<(), String> {
         Ok(found) if found.is_symlink() => return refuse("a symbolic link"),
         Ok(found) if found.file_type().is_fifo() => return refuse("a fifo"),
         Ok(_) => return refuse("no regular file"),
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // Of one that is gone. SQLite would take it up into the new one.
-            remove_beside(path);
-            return Ok(());
-        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed(error)),
     }
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -208,6 +206,20 @@ fn lock(file: &File, path: &Path) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A left-over that two of them have found: the second gets its lock when the first has made a new one.
+    #[test]
+    fn what_has_taken_its_name_since_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("copy.db.partial");
+        std::fs::write(&path, "a left-over").unwrap();
+        let left = File::open(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "another one's").unwrap();
+        std::fs::write(file::beside(&path, "-journal"), "another one's").unwrap();
+        remove(&path, Identity::of_file(&left).unwrap());
+        assert!(path.exists() && file::beside(&path, "-journal").exists());
+    }
 
     #[test]
     fn only_who_holds_it_removes_it() {
