@@ -144,7 +144,8 @@ async fn engine(folder: &Path, executor: Executor) -> Engine {
     let pipelines = folder.join("pipelines");
     std::fs::create_dir(&pipelines).unwrap();
     std::fs::write(pipelines.join("bench.yaml"), PIPELINE).unwrap();
-    let (catalog, _) = Catalog::load(&pipelines, &Defaults { timeout: Span::from_secs(60) }).unwrap();
+    let (catalog, _) =
+        Catalog::load(&pipelines, &Defaults { timeout: Span::from_secs(60), reserved: Vec::new() }).unwrap();
     // Without its sender the engine keeps the catalog that it was given.
     let (_, catalog) = watch::channel(Arc::new(catalog));
     let settings = engine::Settings {

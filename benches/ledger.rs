@@ -266,7 +266,9 @@ async fn call(engine: &Engine, name: &str) -> Duration {
 }
 
 async fn engine(folder: &Path, retain: Option<Duration>) -> Engine {
-    let (catalog, _) = Catalog::load(&folder.join("pipelines"), &Defaults { timeout: Span::from_secs(60) }).unwrap();
+    let (catalog, _) =
+        Catalog::load(&folder.join("pipelines"), &Defaults { timeout: Span::from_secs(60), reserved: Vec::new() })
+            .unwrap();
     let executor = executor::Settings {
         supervisor: PathBuf::from("/proc/self/exe"),
         work_dir: folder.join("work").into(),

@@ -12,7 +12,7 @@ use stagehook::domain::names::Source;
 use stagehook::domain::span::Span;
 use tempfile::TempDir;
 
-const DEFAULTS: Defaults = Defaults { timeout: Span::from_secs(3600) };
+const DEFAULTS: Defaults = Defaults { timeout: Span::from_secs(3600), reserved: Vec::new() };
 
 fn pipeline(name: &str) -> String {
     format!(

@@ -26,7 +26,7 @@ const FILE: &str = "pipelines/fuzz.yaml";
 pub fn pipeline(data: &[u8]) {
     let mut faults = Vec::new();
     let documents = yaml::parse(FILE.to_owned(), PathBuf::from("pipelines"), data, &mut faults);
-    let defaults = Defaults { timeout: Span::from_secs(3600) };
+    let defaults = Defaults { timeout: Span::from_secs(3600), reserved: Vec::new() };
     let loaded = pipeline::load_documents(Path::new(FILE), &documents, &defaults, &mut faults);
     check_names(&loaded, &mut faults);
     check_ties(&loaded, &mut faults);

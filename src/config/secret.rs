@@ -27,6 +27,20 @@ pub enum SecretRef {
     Variable(String),
 }
 
+impl SecretRef {
+    /// Whether both lead to the same variable or file, as far as that can be told now.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let real = |path: &Path| path.canonicalize().or_else(|_| std::path::absolute(path));
+        match (self, other) {
+            (Self::File(one), Self::File(other)) => {
+                one == other || real(one).is_ok_and(|one| real(other).is_ok_and(|other| one == other))
+            }
+            (Self::Variable(one), Self::Variable(other)) => one == other,
+            (Self::File(_), Self::Variable(_)) | (Self::Variable(_), Self::File(_)) => false,
+        }
+    }
+}
+
 /// A secret in the settings: never its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secret {

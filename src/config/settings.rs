@@ -239,17 +239,20 @@ impl Settings {
 
     /// Every file that a secret of an enabled source or of the API is read from, and those of TLS.
     pub fn secret_files(&self) -> Vec<PathBuf> {
-        let sources = self.sources.values().filter(|source| source.enabled).filter_map(|source| source.auth.as_ref());
-        let github = self.sources.get(&Source::Github).filter(|github| github.enabled);
-        let github = github.and(self.github_api.credentials.as_ref()).map(GithubIdentity::secret);
-        let secrets = sources.flat_map(Auth::secrets).chain(self.api_tokens.iter().map(|token| &token.secret));
-        let secrets = secrets.chain(github);
-        let files = secrets.filter_map(|secret| match &secret.reference {
+        let files = self.own_secrets().filter_map(|secret| match &secret.reference {
             SecretRef::File(file) => Some(file.clone()),
             SecretRef::Variable(_) => None,
         });
         let tls = self.server.tls.iter().flat_map(Tls::files);
         files.chain(tls).collect()
+    }
+
+    /// The secrets of enabled sources, of the API, and for GitHub's.
+    fn own_secrets(&self) -> impl Iterator<Item = &Secret> {
+        let sources = self.sources.values().filter(|source| source.enabled).filter_map(|source| source.auth.as_ref());
+        let github = self.sources.get(&Source::Github).filter(|github| github.enabled);
+        let github = github.and(self.github_api.credentials.as_ref()).map(GithubIdentity::secret);
+        sources.flat_map(Auth::secrets).chain(self.api_tokens.iter().map(|token| &token.secret)).chain(github)
     }
 
     /// These settings with the credentials of newer ones. A source keeps its own if the newer ones disable it: what they
@@ -275,7 +278,12 @@ impl Settings {
 
     /// What pipeline files take from the settings.
     pub fn pipeline_defaults(&self) -> Defaults {
-        Defaults { timeout: self.execution.default_timeout }
+        let key = self
+            .server
+            .tls
+            .as_ref()
+            .map(|tls| Secret { setting: "server.tls.key".to_owned(), reference: SecretRef::File(tls.key.clone()) });
+        Defaults { timeout: self.execution.default_timeout, reserved: self.own_secrets().cloned().chain(key).collect() }
     }
 
     fn layered(file: Option<&Path>, env: &Environment, faults: &mut Vec<Diagnostic>) -> Option<Self> {

@@ -207,7 +207,12 @@ impl Walk<'_> {
             return failed("the script has a NUL byte, which no program's argument can hold".to_owned());
         }
         let wanted = Path::new(&self.job.directory);
-        let directory = prepare::nearest_directory(wanted);
+        // Where a mount hangs, so does who looks: not on a thread that others need.
+        let job = Arc::clone(&self.job);
+        let directory = match blocking(move || Ok(prepare::nearest_directory(Path::new(&job.directory)))).await {
+            Ok(directory) => directory,
+            Err(why) => return failed(why),
+        };
         if directory != wanted {
             self.output.note(&format!(
                 "[stagehook] the working directory {} is gone; running in {}",

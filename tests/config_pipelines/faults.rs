@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 use stagehook::config::catalog::Catalog;
+use stagehook::config::secret::Environment;
+use stagehook::config::settings::Settings;
 
 use crate::*;
 
@@ -339,5 +341,50 @@ proptest! {
             let _ = fault.to_string();
         }
         let _ = load(&pipecd(&broken));
+    }
+}
+
+/// The service reads it, whomever the script runs as.
+#[test]
+fn the_service_s_own_secrets_are_no_script_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["token", "key", "other"] {
+        std::fs::write(path(name), name).unwrap();
+    }
+    std::os::unix::fs::symlink(path("token"), path("link")).unwrap();
+    std::fs::create_dir(path("pipelines")).unwrap();
+    let settings = serde_json::json!({
+        "server": {"tls": {"certificate": path("certificate"), "key": path("key")}},
+        "sources": {
+            "generic": {"auth": {"type": "bearer", "tokens": [{"fromEnv": "CI_TOKEN"}]}},
+            "github": {"enabled": false, "auth": {"type": "hmac-sha256", "secrets": [{"fromEnv": "UNUSED"}]}},
+        },
+        "api": {"tokens": [{"name": "ops", "scope": "operate", "secret": {"fromFile": path("token")}}]},
+    });
+    std::fs::write(path("stagehook.yaml"), settings.to_string()).unwrap();
+    let settings = Settings::load(Some(&path("stagehook.yaml")), &Environment::new()).unwrap();
+    let load = |env: &str| {
+        let text = format!(
+            "apiVersion: stagehook.dev/v1\nkind: Pipeline\nmetadata: {{name: a}}\nspec:\n  selector: {{name: a}}\n  stages:\n    \
+             - id: migrate\n      name: SCRIPT_RUN\n      hook: rollout\n      with:\n        run: 'true'\n        env: {{A: {env}}}\n"
+        );
+        std::fs::write(path("pipelines/a.yaml"), text).unwrap();
+        Catalog::load(&path("pipelines"), &settings.pipeline_defaults()).map(drop)
+    };
+    for (env, setting) in [
+        ("{fromEnv: CI_TOKEN}".to_owned(), "sources.generic.auth.tokens[0]"),
+        (format!("{{fromFile: {}}}", path("token").display()), "api.tokens[0].secret"),
+        ("{fromFile: ../token}".to_owned(), "api.tokens[0].secret"),
+        ("{fromFile: ../link}".to_owned(), "api.tokens[0].secret"),
+        ("{fromFile: ../key}".to_owned(), "server.tls.key"),
+    ] {
+        let faults = load(&env).unwrap_err();
+        let line = faults[0].to_string();
+        let told = format!("a.yaml:12:18: error: the stage migrate takes the service's own secret {setting}");
+        assert!(faults.len() == 1 && line.contains(&told), "{env}: {line}");
+    }
+    for env in ["{fromFile: ../other}", "{fromEnv: OTHER}", "{fromEnv: UNUSED}", "{fromFile: ../not-there}"] {
+        load(env).unwrap_or_else(|faults| panic!("{env}: {faults:?}"));
     }
 }

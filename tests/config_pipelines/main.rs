@@ -13,7 +13,7 @@ use stagehook::domain::pipeline::Pipeline;
 use stagehook::domain::span::Span;
 use tempfile::TempDir;
 
-const DEFAULTS: Defaults = Defaults { timeout: Span::from_secs(3600) };
+const DEFAULTS: Defaults = Defaults { timeout: Span::from_secs(3600), reserved: Vec::new() };
 
 /// A directory with these files; it goes away with the value.
 fn folder(files: &[(&str, &[u8])]) -> TempDir {

@@ -17,14 +17,17 @@ use crate::domain::span::Span;
 
 use super::diagnostic::{Diagnostic, Place, Severity, nearest};
 use super::fields::Fields;
+use super::secret::Secret;
 use super::selector::Selector;
 use super::yaml::{self, Node, Value};
 
 /// What the settings decide where a pipeline file is silent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// `execution.defaultTimeout`.
     pub timeout: Span,
+    /// The service's own secrets, which no script is handed.
+    pub reserved: Vec<Secret>,
 }
 
 /// A pipeline, and which applications it is for.

@@ -157,7 +157,8 @@ fn read_stage(
         Some(Hook::Rollout | Hook::ConfirmTrafficIncrease) => Repeat::Always,
         _ => Repeat::RetryFailed,
     };
-    let stage = stages::Outline { with, at: fields.at.clone(), hook, repeat, timeout: None, dialect: Dialect::Native };
+    let (at, dialect) = (fields.at.clone(), Dialect::Native);
+    let stage = stages::Outline { id: id.clone(), with, at, hook, repeat, timeout: None, dialect };
     let work = match type_name {
         Some((_, "SCRIPT_RUN")) => stage.script(context, faults),
         Some((_, "WAIT")) => stage.wait(faults),

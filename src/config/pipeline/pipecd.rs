@@ -237,7 +237,8 @@ fn read_stage(
     let timeout = Dialect::PipeCd.span(&mut fields, "timeout", faults);
     let with = fields.get_with_key("with");
     let at = fields.at.clone();
-    let outline = Outline { with, at, hook, repeat: Repeat::RetryFailed, timeout, dialect: Dialect::PipeCd };
+    let (repeat, dialect) = (Repeat::RetryFailed, Dialect::PipeCd);
+    let outline = Outline { id: id.clone(), with, at, hook, repeat, timeout, dialect };
     let work = match type_name {
         Some((_, "WAIT")) => outline.wait(faults),
         Some((name, "WAIT_APPROVAL")) => {

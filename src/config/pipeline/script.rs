@@ -6,6 +6,7 @@ use crate::domain::pipeline::{EnvValue, OnInterrupt, Script};
 
 use super::super::diagnostic::{Diagnostic, Place, unquoted};
 use super::super::fields::{Fields, entries, items, loose_text, text};
+use super::super::secret::SecretRef;
 use super::super::yaml::{Node, Value};
 use super::Context;
 use super::stages::{Dialect, Outline, REPEAT};
@@ -24,7 +25,7 @@ pub(super) fn read(
 ) -> Option<Script> {
     let before = faults.len();
     let mut fields = Fields::of(with, "with", faults)?;
-    let env = fields.get("env").map(|node| environment(node, context, faults)).unwrap_or_default();
+    let env = fields.get("env").map(|node| environment(node, stage, context, faults)).unwrap_or_default();
     let run = match (fields.get("run"), fields.get_with_key("runs")) {
         (Some(_), Some((key, _))) => {
             faults.push(Diagnostic::error(&key.at, "both run and runs are given").hint("keep one of them"));
@@ -134,7 +135,12 @@ fn shell(node: &Node, faults: &mut Vec<Diagnostic>) -> Vec<String> {
     words
 }
 
-fn environment(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>) -> BTreeMap<String, EnvValue> {
+fn environment(
+    node: &Node,
+    stage: &Outline<'_>,
+    context: &Context<'_>,
+    faults: &mut Vec<Diagnostic>,
+) -> BTreeMap<String, EnvValue> {
     let mut env = BTreeMap::new();
     for (key, value) in entries(node, "env", faults) {
         if key.text.is_empty() || key.text.contains(|c: char| c == '=' || c.is_whitespace() || c.is_control()) {
@@ -144,7 +150,7 @@ fn environment(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>)
         }
         let value = match &value.value {
             // The secret itself may stand where its reference should.
-            Value::Map(_) => unquoted(faults, |faults| reference(value, context, faults)),
+            Value::Map(_) => unquoted(faults, |faults| reference(value, stage, context, faults)),
             Value::Seq(_) => {
                 let message =
                     format!("{} must be text, {{fromFile: …}} or {{fromEnv: …}}, and this is a list", key.text);
@@ -160,20 +166,35 @@ fn environment(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>)
     env
 }
 
-fn reference(node: &Node, context: &Context<'_>, faults: &mut Vec<Diagnostic>) -> Option<EnvValue> {
+fn reference(
+    node: &Node,
+    stage: &Outline<'_>,
+    context: &Context<'_>,
+    faults: &mut Vec<Diagnostic>,
+) -> Option<EnvValue> {
     let mut fields = Fields::of(node, "a secret", faults)?;
     let file = fields.text("fromFile", faults);
     let variable = fields.text("fromEnv", faults);
     fields.finish("a secret", faults);
-    match (file, variable) {
-        (Some(file), None) if !file.is_empty() => {
-            Some(EnvValue::FromFile(context.directory.join(file).to_string_lossy().into_owned()))
-        }
-        (None, Some(variable)) if !variable.is_empty() => Some(EnvValue::FromEnv(variable.to_owned())),
+    let reference = match (file, variable) {
+        (Some(file), None) if !file.is_empty() => SecretRef::File(context.directory.join(file)),
+        (None, Some(variable)) if !variable.is_empty() => SecretRef::Variable(variable.to_owned()),
         _ => {
             let fault = Diagnostic::error(&node.at, "a secret is taken from one place");
             faults.push(fault.hint("{fromFile: /path} or {fromEnv: NAME}"));
-            None
+            return None;
         }
+    };
+    // The service reads it, whomever the script runs as: with it a script could call the service as anybody.
+    if let Some(own) = context.defaults.reserved.iter().find(|own| own.reference.is_same(&reference)) {
+        let who = stage.id.as_ref().map_or_else(|| "the stage".to_owned(), |id| format!("the stage {id}"));
+        let message = format!("{who} takes the service's own secret {}", own.setting);
+        let fault = Diagnostic::error(&node.at, message);
+        faults.push(fault.hint("give scripts secrets of their own: whatever they are handed they can pass on"));
+        return None;
     }
+    Some(match reference {
+        SecretRef::File(file) => EnvValue::FromFile(file.to_string_lossy().into_owned()),
+        SecretRef::Variable(variable) => EnvValue::FromEnv(variable),
+    })
 }

@@ -74,6 +74,8 @@ pub(super) fn no_approval(name: &Node) -> Diagnostic {
 
 /// A stage, but for what its type makes of it.
 pub(super) struct Outline<'n> {
+    /// Its id; none where that was at fault.
+    pub id: Option<StageId>,
     /// Its `with`.
     pub with: Option<(&'n Key, &'n Node)>,
     /// Its place.

@@ -76,7 +76,8 @@ async fn lab() -> Lab {
             "spec": {"selector": {"namespace": name, "name": "*"}, "stages": stages}});
         std::fs::write(pipelines.join(format!("{name}.yaml")), pipeline.to_string()).unwrap();
     }
-    let (catalog, _) = Catalog::load(&pipelines, &Defaults { timeout: Span::from_secs(60) }).unwrap();
+    let (catalog, _) =
+        Catalog::load(&pipelines, &Defaults { timeout: Span::from_secs(60), reserved: Vec::new() }).unwrap();
     let settings =
         Settings { max_concurrent: 4, queue: 16, signal_timeout: Span(Duration::from_millis(5)), ..settings() };
     let engine = start_with(folder.path(), settings, catalog, "/nobody/is/here").await;

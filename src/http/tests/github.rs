@@ -40,7 +40,8 @@ spec:
 async fn site(pipeline: &str) -> Site {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.yaml"), pipeline).unwrap();
-    let (catalog, _) = Catalog::load(folder.path(), &Defaults { timeout: Span::from_secs(60) }).unwrap();
+    let (catalog, _) =
+        Catalog::load(folder.path(), &Defaults { timeout: Span::from_secs(60), reserved: Vec::new() }).unwrap();
     let mut settings = Settings::default();
     let github = SourceSettings { max_body: 25 << 20, ..SourceSettings::default() };
     settings.sources.insert(Source::Github, github);
@@ -289,7 +290,8 @@ spec:
 fn metadata(pipeline: &str, event: &'static str, payload: &Value) -> BTreeMap<String, String> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.yaml"), pipeline).unwrap();
-    let (catalog, _) = Catalog::load(folder.path(), &Defaults { timeout: Span::from_secs(60) }).unwrap();
+    let (catalog, _) =
+        Catalog::load(folder.path(), &Defaults { timeout: Span::from_secs(60), reserved: Vec::new() }).unwrap();
     let (selected, rules) = catalog.github().next().unwrap();
     let mappings = [github::Mapping { pipeline: &selected.pipeline.name, rules, selects: &|_| true }];
     let request = Request::post("/").header("content-type", "application/json").header("x-github-event", event);
