@@ -3,6 +3,7 @@
 use stagehook::failpoint::Point;
 use stagehook::ledger;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -61,13 +62,16 @@ impl Setting {
         counts
     }
 
-    /// Tells it with a fault; whether that happened.
-    async fn tell_with(&self, fault: Fault, second: Option<Fault>) -> bool {
+    /// Tells it with a fault; whether that happened, and the second one.
+    async fn tell_with(&self, fault: Fault, second: Option<Fault>) -> (bool, bool) {
         let mut lives = self.lives(Some(fault.clone()));
-        lives.extend(second.map(|second| Lives::new(LATER, &[], Some(second))));
+        lives.extend(second.clone().map(|second| Lives::new(LATER, &[], Some(second))));
         let mut telling = Telling::begin(self.story, lives).await;
         telling.tell_in_time(self.story).await;
-        let happened = telling.mortal.happened(HITS, &fault);
+        let happened = (
+            telling.mortal.happened(HITS, &fault),
+            second.is_some_and(|second| telling.mortal.happened(LATER, &second)),
+        );
         Box::pin(telling.check()).await;
         happened
     }
@@ -119,27 +123,30 @@ fn settings() -> Vec<Setting> {
     all
 }
 
-/// Where a second crash hits whoever recovers from the first.
-const SECOND: &[Point] = &[
-    Point::MigrateBefore,
-    Point::RecoverBefore,
-    Point::ProveDeadBefore,
-    Point::ProveDeadAfter,
-    Point::CleanAfter,
-    Point::InterruptedBefore,
-    Point::InterruptedAfter,
-    Point::ResumeBefore,
-    Point::ResumeAfter,
-    Point::CommitBefore,
-    Point::CommitAfter,
-    Point::CommittedAfter,
-    Point::StartBefore,
-    Point::SpawnAfter,
-    Point::ExecAfter,
-    Point::KillBefore,
-    Point::FinishBefore,
-    Point::AnswerBefore,
+/// Where a second crash hits whoever recovers from the first, and at which hits: a start comes to most of them once.
+const SECOND: &[(Point, usize)] = &[
+    (Point::MigrateBefore, 1),
+    (Point::RecoverBefore, 1),
+    (Point::ProveDeadBefore, 1),
+    (Point::ProveDeadAfter, 1),
+    (Point::CleanAfter, 1),
+    (Point::InterruptedBefore, 1),
+    (Point::InterruptedAfter, 1),
+    (Point::ResumeBefore, 1),
+    (Point::ResumeAfter, 1),
+    (Point::CommitBefore, 3),
+    (Point::CommitAfter, 3),
+    (Point::CommittedAfter, 3),
+    (Point::StartBefore, 2),
+    (Point::SpawnAfter, 2),
+    (Point::ExecAfter, 2),
+    (Point::KillBefore, 1),
+    (Point::FinishBefore, 2),
+    (Point::AnswerBefore, 2),
 ];
+
+/// How many quarters are through, and for each place how often a second crash was to happen there, and did.
+static SECONDS: Mutex<(usize, BTreeMap<String, (usize, usize)>)> = Mutex::new((0, BTreeMap::new()));
 
 /// One telling of the walk.
 #[derive(Debug)]
@@ -189,8 +196,9 @@ async fn steps() -> Vec<Step> {
                 for fault in faults {
                     let at = steps.len();
                     // A quarter of them crashes again.
-                    let second = SECOND[at / 4 % SECOND.len()].name();
-                    let second = (at % 4 == 0).then(|| Fault::abort(second, 1 + at / 4 / SECOND.len() % 3));
+                    let (second, numbers) = &SECOND[at / 4 % SECOND.len()];
+                    let second =
+                        (at % 4 == 0).then(|| Fault::abort(second.name(), 1 + at / 4 / SECOND.len() % numbers));
                     steps.push(Step { setting: setting.clone(), fault, second });
                 }
             }
@@ -230,13 +238,33 @@ async fn quarter(which: usize) {
         let label = step.label();
         println!("STAGEHOOK_CRASH='{label}' walks it alone");
         walked += 1;
-        if !Box::pin(step.setting.tell_with(step.fault, step.second)).await {
+        let again = step.second.as_ref().map(|second| second.point.clone());
+        let (happened, happened_again) = Box::pin(step.setting.tell_with(step.fault, step.second)).await;
+        if !happened {
             missed.push(label);
+        }
+        if let Some(point) = again {
+            let mut seconds = SECONDS.lock().unwrap();
+            let (wanted, came) = seconds.1.entry(point).or_default();
+            *wanted += 1;
+            *came += usize::from(happened_again);
         }
     }
     println!("{walked} steps");
     // What goes on at once may go on in another order, and a hit or two may not be there the second time.
     assert!(missed.len() * 50 <= walked, "{} of {walked} faults never came to pass: {missed:#?}", missed.len());
+    let mut seconds = SECONDS.lock().unwrap();
+    seconds.0 += 1;
+    if seconds.0 == 4 && std::env::var_os("STAGEHOOK_CRASH").is_none() {
+        println!("second crashes, wanted and come to pass: {:?}", seconds.1);
+        // Not every recovery comes to each of these places.
+        let never: Vec<_> = SECOND
+            .iter()
+            .map(|(point, _)| point.name())
+            .filter(|name| seconds.1.get(*name).is_none_or(|(_, came)| *came == 0))
+            .collect();
+        assert!(never.is_empty(), "no second crash at {never:?}: {:?}", seconds.1);
+    }
 }
 
 #[tokio::test]
