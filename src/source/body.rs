@@ -13,6 +13,10 @@ use super::json;
 use crate::domain::names::{Application, Cluster, InvalidName, Name, Namespace, Revision};
 use crate::domain::record::{About, Payload};
 
+/// How many entries a call's `metadata` may have. Each becomes a variable of every script of the deployment, and takes a
+/// hundred times its length in memory until that has started.
+pub(super) const METADATA: usize = 1000;
+
 const EXAMPLE: &str = r#"send a JSON object like {"namespace": "test", "name": "podinfo"}"#;
 
 /// A body that can't be understood; reads as a sentence with what to do.
@@ -159,6 +163,12 @@ fn metadata(fields: &Map<String, Value>) -> Result<BTreeMap<String, String>, Bad
             )));
         }
     };
+    if entries.len() > METADATA {
+        return Err(BadCall(format!(
+            "the field `metadata` has {} entries, and at most {METADATA} are read; send what scripts need",
+            entries.len()
+        )));
+    }
     let mut metadata = BTreeMap::new();
     for (key, value) in entries {
         let text = match value {
@@ -269,6 +279,16 @@ mod tests {
         let metadata = body.into_payload().metadata;
         let read: Vec<_> = metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         assert_eq!(read, [("a", "x\ny"), ("b", "true"), ("n", "7")]);
+    }
+
+    #[test]
+    fn metadata_has_an_end() {
+        let body = |count: usize| {
+            let entries: Map<_, _> = (0..count).map(|n| (format!("k{n}"), Value::from("x"))).collect();
+            serde_json::to_vec(&serde_json::json!({ "metadata": entries })).unwrap()
+        };
+        assert_eq!(Body::read(&body(METADATA)).unwrap().into_payload().metadata.len(), METADATA);
+        assert!(fault(&body(METADATA + 1)).contains("1001 entries, and at most 1000"));
     }
 
     #[test]

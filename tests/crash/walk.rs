@@ -145,8 +145,15 @@ const SECOND: &[(Point, usize)] = &[
     (Point::AnswerBefore, 2),
 ];
 
-/// How many quarters are through, and for each place how often a second crash was to happen there, and did.
-static SECONDS: Mutex<(usize, BTreeMap<String, (usize, usize)>)> = Mutex::new((0, BTreeMap::new()));
+/// What came of the second crashes.
+struct Seconds {
+    /// How many quarters are through.
+    quarters: usize,
+    /// How often one was to happen at each place, and how often it did.
+    places: BTreeMap<String, (usize, usize)>,
+}
+
+static SECONDS: Mutex<Seconds> = Mutex::new(Seconds { quarters: 0, places: BTreeMap::new() });
 
 /// One telling of the walk.
 #[derive(Debug)]
@@ -245,7 +252,7 @@ async fn quarter(which: usize) {
         }
         if let Some(point) = again {
             let mut seconds = SECONDS.lock().unwrap();
-            let (wanted, came) = seconds.1.entry(point).or_default();
+            let (wanted, came) = seconds.places.entry(point).or_default();
             *wanted += 1;
             *came += usize::from(happened_again);
         }
@@ -254,16 +261,16 @@ async fn quarter(which: usize) {
     // What goes on at once may go on in another order, and a hit or two may not be there the second time.
     assert!(missed.len() * 50 <= walked, "{} of {walked} faults never came to pass: {missed:#?}", missed.len());
     let mut seconds = SECONDS.lock().unwrap();
-    seconds.0 += 1;
-    if seconds.0 == 4 && std::env::var_os("STAGEHOOK_CRASH").is_none() {
-        println!("second crashes, wanted and come to pass: {:?}", seconds.1);
+    seconds.quarters += 1;
+    if seconds.quarters == 4 && std::env::var_os("STAGEHOOK_CRASH").is_none() {
+        println!("second crashes, wanted and come to pass: {:?}", seconds.places);
         // Not every recovery comes to each of these places.
         let never: Vec<_> = SECOND
             .iter()
             .map(|(point, _)| point.name())
-            .filter(|name| seconds.1.get(*name).is_none_or(|(_, came)| *came == 0))
+            .filter(|name| seconds.places.get(*name).is_none_or(|(_, came)| *came == 0))
             .collect();
-        assert!(never.is_empty(), "no second crash at {never:?}: {:?}", seconds.1);
+        assert!(never.is_empty(), "no second crash at {never:?}: {:?}", seconds.places);
     }
 }
 

@@ -314,6 +314,10 @@ fn scripts_see_the_environment_as_github_writes_it_and_no_value_that_none_could_
     let found = metadata(PIPELINE, "deployment", &created);
     assert_eq!(found["environment"], "eu/west 1 %");
     assert_eq!(found.keys().collect::<Vec<_>>(), ["environment", "fail"]);
+    let many: serde_json::Map<_, _> = (0..2000).map(|n| (format!("k{n}"), json!("x"))).collect();
+    let deployment = json!({"id": 7, "sha": "abc", "environment": "eu/west 1 %", "payload": many});
+    let created = json!({"deployment": deployment, "repository": repository});
+    assert_eq!(metadata(PIPELINE, "deployment", &created).len(), 1001, "a thousand, and what GitHub says itself");
 }
 
 #[tokio::test]

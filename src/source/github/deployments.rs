@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::super::body::{BadCall, line};
+use super::super::body::{BadCall, METADATA, line};
 use super::super::json;
 use super::super::{Parsed, Read};
 use super::delivery::Delivery;
@@ -154,7 +154,7 @@ fn metadata(delivery: &Delivery, environment: &str, state: Option<&str>) -> Resu
                 Value::Bool(_) | Value::Number(_) => value.to_string(),
                 _ => continue,
             };
-            if !key.contains('\0') && key.len() + text.len() <= LONGEST_VALUE {
+            if !key.contains('\0') && key.len() + text.len() <= LONGEST_VALUE && metadata.len() < METADATA {
                 metadata.insert(key, text);
             }
         }
