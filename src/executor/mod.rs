@@ -157,7 +157,10 @@ impl Executor {
     /// told in the log, and looked again until that works.
     pub async fn prove_dead(&self, runs: &[RunId]) -> Vec<Leftover> {
         let user = self.settings.confinement.credentials().map(|credentials| credentials.uid);
-        orphans::prove_dead(runs, user).await
+        // What `runAs`, or the service's own user, was when they were started may be something else today.
+        let settings = Arc::clone(&self.settings);
+        let before = runs.iter().filter_map(|run| run_dir::owner(settings.work_dir.path(), *run));
+        orphans::prove_dead(runs, user.into_iter().chain(before)).await
     }
 
     /// Removes what runs of an earlier life of the service left in the work folder. To be called

@@ -54,12 +54,12 @@ pub struct Leftover {
 }
 
 /// Finds every process of these runs, kills them, and waits until none is left.
-/// `user` is whose processes the scripts are, where they are not the service's own user's.
-pub async fn prove_dead(runs: &[RunId], user: Option<u32>) -> Vec<Leftover> {
+/// `users` are those whose processes the scripts are or were, where they are not the service's own user's.
+pub async fn prove_dead(runs: &[RunId], users: impl IntoIterator<Item = u32>) -> Vec<Leftover> {
     if runs.is_empty() {
         return Vec::new();
     }
-    let marks = Arc::new(Marks::of(runs, user));
+    let marks = Arc::new(Marks::of(runs, users));
     let mut seen: BTreeMap<RunId, HashSet<Process>> = BTreeMap::new();
     let look = |seize: fn(Process)| {
         let marks = Arc::clone(&marks);

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::fchown;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat};
@@ -89,6 +89,11 @@ impl Drop for RunDir {
             let _ = remove(&self.path);
         }
     }
+}
+
+/// To whom an earlier life of the service gave a run's folder, if it is still there: that was the script's user.
+pub fn owner(work_dir: &Path, run: RunId) -> Option<u32> {
+    fs::symlink_metadata(work_dir.join(run.to_string())).ok().map(|found| found.uid())
 }
 
 /// Removes the folders that an earlier life of the service left; one that can't be removed keeps none of the others.

@@ -8,7 +8,7 @@
 //! Deliberately no security: a process may lower its limits, and root may set any. Who does that and drops its
 //! environment and leaves its supervisor's tree does it on purpose. Nor may a stranger who copies a number that anybody
 //! can read hold up the service with it: the tag alone counts only where the process's real user is the service's, that of
-//! the scripts, or root. The real one, since a setuid program that a script starts keeps the script's, and one that a
+//! the scripts (today's, and whoever the folder of the run was given to), or root. The real one, since a setuid program that a script starts keeps the script's, and one that a
 //! stranger starts the stranger's, whoever it is in effect. Who has become somebody else for good (`sudo -u`) is still
 //! found by its environment and by its parents.
 
@@ -78,13 +78,13 @@ impl Strangers {
 }
 
 impl Marks {
-    /// The marks of these runs, and of no other. `user` is whose processes their scripts are, where they are not the own
-    /// user's.
-    pub fn of(runs: &[RunId], user: Option<u32>) -> Self {
+    /// The marks of these runs, and of no other. `users` are those whose processes their scripts are, where they are not the
+    /// own user's.
+    pub fn of(runs: &[RunId], users: impl IntoIterator<Item = u32>) -> Self {
         Self {
             by_id: runs.iter().map(|run| (run.to_string().into_bytes(), *run)).collect(),
             by_tag: runs.iter().map(|run| (Tag::of(*run).0, *run)).collect(),
-            users: [getuid().as_raw(), geteuid().as_raw(), 0].into_iter().chain(user).collect(),
+            users: [getuid().as_raw(), geteuid().as_raw(), 0].into_iter().chain(users).collect(),
             copy_told: AtomicBool::new(false),
             strangers: Mutex::default(),
         }

@@ -270,6 +270,20 @@ fn pid_of(child: &tokio::process::Child) -> Pid {
 }
 
 #[tokio::test]
+async fn a_script_of_the_user_that_was_runs_beside_nothing() {
+    let Some((mut world, mut stranger)) = killed_beside_a_tag(3_999_999_999, false).await else { return };
+    // As if scripts had run as that user when it was started, and run as another one from now on.
+    let folder = world.path().join("data/work").join(&world.journal()[0].run);
+    std::os::unix::fs::chown(&folder, Some(3_999_999_999), Some(3_999_999_999)).unwrap();
+    world.spawn();
+    let told = world.server().logged("can't be killed").await;
+    assert_eq!(field(&told, "run").unwrap(), world.journal()[0].run);
+    assert!(world.server().log_with("listening").is_empty());
+    stranger.kill().await.unwrap();
+    world.server().logged("listening").await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_killed_is_named_and_nothing_goes_on_beside_it() {
     // As if the script had become root and had left its tree: nothing is left but the tag.
     let Some((mut world, mut stranger)) = killed_beside_a_tag(0, false).await else { return };

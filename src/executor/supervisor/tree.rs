@@ -28,6 +28,8 @@ const LEFT_BEHIND_GRACE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often it tries all numbers, where there is somebody whom it can't see and who does not die.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
+/// How many times as long as it took.
+const RESTS: u32 = 10;
 
 /// A script's process and everything below it.
 pub struct Tree {
@@ -243,8 +245,8 @@ impl Tree {
     /// SIGKILL to each child and its group, seen or not: there is one, and nobody was seen. Its own children come to this
     /// process as theirs come. True when there was one that had not had it.
     fn strike_unseen(&mut self, own: i32, struck: &mut HashSet<Process>) -> bool {
-        let now = Instant::now();
-        if self.try_at.is_some_and(|at| now < at) {
+        let began = Instant::now();
+        if self.try_at.is_some_and(|at| began < at) {
             return false;
         }
         let mut newly = false;
@@ -262,7 +264,9 @@ impl Tree {
                 let _ = kill_process_group(group, Signal::KILL);
             }
         }
-        self.try_at = (!newly).then(|| now + TRY_AGAIN);
+        // Where there are millions of numbers, looking again and again must not take a processor.
+        let rest = TRY_AGAIN.max(began.elapsed().saturating_mul(RESTS));
+        self.try_at = (!newly).then(|| Instant::now() + rest);
         newly
     }
 
