@@ -19,7 +19,8 @@ pub(super) fn warn(settings: &Settings, confinement: &Confinement) {
     let ledger = &settings.ledger.path;
     let folder = ledger.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let kept = [("the ledger's folder", folder, 0o700), ("the ledger", ledger.as_path(), 0o600)];
-    let work_dir = ("execution.workDir", settings.execution.work_dir.as_path(), WorkDir::rights(confinement));
+    let work_dir =
+        ("execution.workDir", settings.execution.work_dir.as_path(), WorkDir::rights(confinement.credentials()));
     for (what, path, wanted) in kept.into_iter().chain([work_dir]) {
         // What can't be looked at is told of by whoever needs it.
         let Ok(found) = std::fs::metadata(path) else { continue };

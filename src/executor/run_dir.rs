@@ -32,8 +32,7 @@ impl RunDir {
         event: &serde_json::Value,
         owner: Option<&Credentials>,
     ) -> io::Result<Self> {
-        // Another user has to pass, and need not know what else there is.
-        let above = work_dir.open(if owner.is_some() { 0o711 } else { 0o700 })?;
+        let above = work_dir.open(WorkDir::rights(owner))?;
         let name = run.to_string();
         let path = fs::canonicalize(work_dir.path())?.join(&name);
         // What an earlier life of the service left under that name is nobody's any more.

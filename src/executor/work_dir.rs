@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags, fchmod, major, minor, open};
 
 use super::confinement::Confinement;
+use super::identity::Credentials;
 
 /// How long another holder of the lock may take to vanish: a service that was killed in the middle of starting a script
 /// leaves its descriptors to the half-started process, for an instant.
@@ -36,15 +37,15 @@ impl From<PathBuf> for WorkDir {
 
 impl WorkDir {
     /// Its rights: scripts of another user have to pass it to what is theirs, and see no more.
-    pub fn rights(confinement: &Confinement) -> u32 {
-        if confinement.credentials().is_some() { 0o711 } else { 0o700 }
+    pub fn rights(scripts: Option<&Credentials>) -> u32 {
+        if scripts.is_some() { 0o711 } else { 0o700 }
     }
 
     /// Makes it where it is missing, and holds it: what another life of a service left there is removed at the start, so
     /// two services must not share one. The error is a line for people.
     pub fn take(path: &Path, confinement: &Confinement) -> Result<Self, String> {
         let named = |error: io::Error| format!("execution.workDir {}: {error}", path.display());
-        let folder = open_or_make(path, Self::rights(confinement)).map_err(named)?;
+        let folder = open_or_make(path, Self::rights(confinement.credentials())).map_err(named)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match folder.try_lock() {
